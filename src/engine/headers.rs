@@ -1,0 +1,94 @@
+//! Decision → response headers.
+
+use super::decision::Decision;
+
+/// Names of the three headers; `None` in [`Headers::of`]'s caller means off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderNames {
+    /// Carries the limit.
+    pub limit: Box<str>,
+    /// Carries the hits left.
+    pub remaining: Box<str>,
+    /// Carries the seconds until the window ends.
+    pub reset: Box<str>,
+}
+
+/// The values of the three headers, all decimal numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Requests per window.
+    pub limit: u32,
+    /// Hits left.
+    pub remaining: u32,
+    /// Whole seconds until the window ends.
+    pub reset_seconds: u64,
+}
+
+/// A header name cannot be sent safely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadHeaderName(pub String);
+
+// === impl Headers ===
+
+impl Headers {
+    /// What to tell about a decision; `None` when no limit applied.
+    #[must_use]
+    pub fn of(decision: &Decision) -> Option<Self> {
+        let (status, limit) = decision.tightest()?;
+        Some(Self {
+            limit: limit.requests,
+            remaining: status.remaining,
+            reset_seconds: status.reset_seconds,
+        })
+    }
+}
+
+// === impl HeaderNames ===
+
+impl HeaderNames {
+    /// Checks the names: proxies pass them on as they are.
+    ///
+    /// # Errors
+    /// A name that is empty or has a character other than letters, digits
+    /// and ``!#$%&'*+-.^_`|~``.
+    pub fn new(limit: &str, remaining: &str, reset: &str) -> Result<Self, BadHeaderName> {
+        Ok(Self {
+            limit: token(limit)?,
+            remaining: token(remaining)?,
+            reset: token(reset)?,
+        })
+    }
+}
+
+fn token(name: &str) -> Result<Box<str>, BadHeaderName> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !name.is_empty() && name.bytes().all(valid) {
+        Ok(name.into())
+    } else {
+        Err(BadHeaderName(name.to_owned()))
+    }
+}
+
+// === impl BadHeaderName ===
+
+impl std::fmt::Display for BadHeaderName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not a header name", self.0)
+    }
+}
+
+impl std::error::Error for BadHeaderName {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_a_message_are_refused() {
+        let build = |name| HeaderNames::new(name, "b", "c").is_ok();
+        assert!(build("X-RateLimit-Limit"));
+        for bad in ["", "a b", "a:b", ":status", "a\r\nx: 1", "ä", "a\0"] {
+            assert!(!build(bad), "{bad:?}");
+        }
+    }
+}

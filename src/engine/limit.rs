@@ -1,0 +1,182 @@
+//! Limits: how many hits in how long a window.
+
+use std::fmt;
+
+/// A unit of time, with the reference's fixed lengths: a month is 30 days
+/// and a year 365, whatever the calendar says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// 1 second.
+    Second,
+    /// 60 seconds.
+    Minute,
+    /// 3,600 seconds.
+    Hour,
+    /// 86,400 seconds.
+    Day,
+    /// 604,800 seconds; starts on Thursday 00:00 UTC.
+    Week,
+    /// 2,592,000 seconds.
+    Month,
+    /// 31,536,000 seconds.
+    Year,
+}
+
+/// The length of a limit's window: a unit, or several of them.
+///
+/// A fixed window starts at a multiple of its length since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    unit: Unit,
+    multiplier: u32,
+}
+
+/// So many requests in a window; 0 refuses all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// Hits that pass in one window.
+    pub requests: u32,
+    /// How long the window is.
+    pub window: Window,
+}
+
+/// What a rule grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// Everything passes and nothing is counted.
+    Unlimited,
+    /// At most this much passes.
+    Limited(Limit),
+}
+
+// === impl Unit ===
+
+impl Unit {
+    /// Every unit, shortest first.
+    pub const ALL: [Self; 7] = [
+        Self::Second,
+        Self::Minute,
+        Self::Hour,
+        Self::Day,
+        Self::Week,
+        Self::Month,
+        Self::Year,
+    ];
+
+    /// Its length.
+    #[must_use]
+    pub const fn seconds(self) -> u32 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+            Self::Week => 604_800,
+            Self::Month => 2_592_000,
+            Self::Year => 31_536_000,
+        }
+    }
+
+    /// Its name in rules files (lower case) .
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Year => "year",
+        }
+    }
+
+    /// The unit of that name in any letter case; `None` if there is none.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|unit| unit.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// One unit.
+    #[must_use]
+    pub const fn of(unit: Unit) -> Self {
+        Self {
+            unit,
+            multiplier: 1,
+        }
+    }
+
+    /// Several units; 0 counts as 1, as it does for Envoy.
+    #[must_use]
+    pub const fn times(unit: Unit, multiplier: u32) -> Self {
+        let multiplier = if multiplier == 0 { 1 } else { multiplier };
+        Self { unit, multiplier }
+    }
+
+    /// The unit of which this is a multiple.
+    #[must_use]
+    pub const fn unit(self) -> Unit {
+        self.unit
+    }
+
+    /// How many units long; at least 1.
+    #[must_use]
+    pub const fn multiplier(self) -> u32 {
+        self.multiplier
+    }
+
+    /// Its length in seconds; at least 1.
+    #[must_use]
+    pub const fn seconds(self) -> u64 {
+        self.unit.seconds() as u64 * self.multiplier as u64
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.multiplier {
+            1 => write!(f, "{}", self.unit),
+            n => write!(f, "{n} {}s", self.unit),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per {}", self.requests, self.window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways_in_any_case() {
+        for unit in Unit::ALL {
+            assert_eq!(Unit::from_name(unit.name()), Some(unit));
+            assert_eq!(Unit::from_name(&unit.name().to_uppercase()), Some(unit));
+        }
+        assert_eq!(Unit::from_name("fortnight"), None);
+        assert_eq!(Unit::from_name(""), None);
+    }
+
+    #[test]
+    fn the_longest_window_does_not_overflow() {
+        let longest = Window::times(Unit::Year, u32::MAX);
+        assert_eq!(longest.seconds(), 31_536_000 * u64::from(u32::MAX));
+        assert_eq!(Window::times(Unit::Hour, 0), Window::of(Unit::Hour));
+    }
+}

@@ -1,0 +1,22 @@
+//! The engine: matching, counting, deciding. Pure: no I/O, no async, no
+//! clock, no serde, no protobuf; time is an argument.
+//!
+//! In reading order: [`descriptor`] what is asked · [`limit`] how much is
+//! granted · [`rules`] the compiled tree · [`wildcard`] patterns ·
+//! [`matching`] descriptor → rule · [`key`] which requests count together ·
+//! [`plan`] request × rules → charges · [`algorithm`] hits → count ·
+//! [`decision`] observations → answer · [`headers`] answer → headers ·
+//! [`metadata`] free data of rules · [`time`] points in time.
+
+pub mod algorithm;
+pub mod decision;
+pub mod descriptor;
+pub mod headers;
+pub mod key;
+pub mod limit;
+pub mod matching;
+pub mod metadata;
+pub mod plan;
+pub mod rules;
+pub mod time;
+pub mod wildcard;

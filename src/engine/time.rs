@@ -1,0 +1,81 @@
+//! Points in time as integers. Nothing here reads a clock.
+
+use std::time::Duration;
+
+/// Nanoseconds in a second.
+const NANOS: u64 = 1_000_000_000;
+
+/// Nanoseconds since 1970-01-01 00:00 UTC; saturates in the year 2554.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+// === impl Timestamp ===
+
+impl Timestamp {
+    /// The latest time that can be told.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// Whole seconds since the epoch.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(NANOS))
+    }
+
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, the begun one not counted.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / NANOS
+    }
+
+    /// This time and `duration` more.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+
+    /// What is left from `self` until `later`, in whole seconds, rounded up;
+    /// 0 when `later` has passed.
+    #[must_use]
+    pub const fn secs_until(self, later: Self) -> u64 {
+        later.0.saturating_sub(self.0).div_ceil(NANOS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remaining_seconds_round_up() {
+        let at = Timestamp::from_nanos;
+        for (now, later, expected) in [
+            (0, 0, 0),
+            (0, 1, 1),
+            (0, NANOS, 1),
+            (0, NANOS + 1, 2),
+            (5, 4, 0),
+            (0, u64::MAX, 18_446_744_074),
+        ] {
+            assert_eq!(at(now).secs_until(at(later)), expected, "{now} to {later}");
+        }
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Timestamp::from_secs(u64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.saturating_add(Duration::MAX), Timestamp::MAX);
+    }
+}

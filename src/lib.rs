@@ -1,0 +1,4 @@
+//! ratekeeper: may this request pass now?
+
+pub mod engine;
+pub mod proto;

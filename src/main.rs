@@ -1,0 +1,3 @@
+//! The `ratekeeper` program.
+
+fn main() {}
