@@ -4,4 +4,5 @@ pub mod clock;
 pub mod engine;
 pub mod limiter;
 pub mod proto;
+pub mod service;
 pub mod storage;

@@ -45,6 +45,14 @@ pub struct StoreError {
 // === impl AnyStore ===
 
 impl AnyStore {
+    /// [`charge`](Self::charge) is always done when it is first polled.
+    #[must_use]
+    pub fn never_waits(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+        }
+    }
+
     /// Applies `charges` and says what each saw: one observation for each
     /// charge, in the same order. Equal keys within one call are applied one
     /// after the other.

@@ -1,0 +1,391 @@
+//! One HTTP/2 connection, from its first byte to its last.
+//!
+//! `ShouldRateLimit` calls are answered right here, in the connection's task:
+//! all that arrived with one read, then one write. Other services (health,
+//! reflection) get a task each and are few.
+//!
+//! Nothing a client does may hold memory or time without bound: see
+//! [`Limits`]. Every second the connection's account is looked at, calls that
+//! take too long are given up, and a client that only costs is cut off.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use h2::{Ping, PingPong, Reason, RecvStream, server::SendResponse};
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, watch},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+};
+
+use super::{
+    call::{Call, Ended, Finished},
+    grpc::Api,
+    held_io::{HeldIo, Switch},
+    limits::{Account, Budget, Limits},
+    listener::Seat,
+    other_services::{self, OtherServices},
+};
+
+const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+/// How often the account is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Calls taken in before other connections of the worker get their turn.
+const BATCH: usize = 256;
+/// Calls of other services at once, all connections together.
+pub(crate) const MAX_OTHER_CALLS: usize = 256;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) api: Arc<Api>,
+    pub(crate) limits: Limits,
+    pub(crate) others: OtherServices,
+    /// Calls of other services that may still begin.
+    pub(crate) other_calls: Arc<Semaphore>,
+    /// Bytes of unfinished calls.
+    pub(crate) buffered: Arc<AtomicUsize>,
+}
+
+struct Connection<T> {
+    shared: Arc<Shared>,
+    http2: h2::server::Connection<HeldIo<T>, Bytes>,
+    switch: Arc<Switch>,
+    /// Calls that are not done yet.
+    waiting: FuturesUnordered<Call>,
+    /// Totals since the connection began; their change in a second is judged.
+    account: Account,
+    judged: Account,
+    ping: Option<PingPong>,
+    last_call: Instant,
+    last_byte: Instant,
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+enum Over {
+    /// It was closed, by whichever side, in good order or not.
+    Closed,
+    /// We cut it off.
+    CutOff(&'static str),
+}
+
+/// Serves until the client goes, `closing` turns true and all calls are
+/// done, or the client is cut off.
+pub(crate) async fn serve<T>(io: T, shared: Arc<Shared>, seat: Seat, closing: watch::Receiver<bool>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let switch = Arc::new(Switch::default());
+    let handshake = builder(&shared.limits).handshake(HeldIo::new(io, Arc::clone(&switch)));
+    let handshake = timeout(shared.limits.handshake_timeout, handshake);
+    let http2 = tokio::select! {
+        result = handshake => match result {
+            Ok(Ok(http2)) => http2,
+            Ok(Err(error)) => return tracing::debug!(%error, "no HTTP/2 handshake"),
+            Err(_) => return tracing::debug!("HTTP/2 handshake took too long"),
+        },
+        () = seat.taken() => return tracing::debug!("place needed before the handshake"),
+    };
+    let mut connection = Connection::new(shared, http2, switch);
+    if let Over::CutOff(reason) = connection.run(&seat, closing).await {
+        tracing::warn!(reason, "cut off a client");
+    }
+}
+
+fn builder(limits: &Limits) -> h2::server::Builder {
+    let window = u32::try_from(limits.max_message_bytes).unwrap_or(u32::MAX / 4);
+    let window = window.saturating_add(1_024).clamp(65_535, (1 << 31) - 1);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(window.saturating_mul(4).min((1 << 31) - 1))
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(limits.max_header_bytes)
+        // A proxy whose calls time out takes back up to all of them at once.
+        .max_pending_accept_reset_streams(limits.max_concurrent_streams as usize)
+        .max_concurrent_reset_streams(64)
+        .reset_stream_duration(Duration::from_secs(1))
+        .max_send_buffer_size(64 * 1024);
+    builder
+}
+
+// === impl Connection ===
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    fn new(
+        shared: Arc<Shared>,
+        mut http2: h2::server::Connection<HeldIo<T>, Bytes>,
+        switch: Arc<Switch>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            ping: http2.ping_pong(),
+            shared,
+            http2,
+            switch,
+            waiting: FuturesUnordered::new(),
+            account: Account::default(),
+            judged: Account::default(),
+            last_call: now,
+            last_byte: now,
+        }
+    }
+
+    async fn run(&mut self, seat: &Seat, mut closing: watch::Receiver<bool>) -> Over {
+        let mut tick = ticker();
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = std::future::poll_fn(|cx| self.poll_calls(cx)) => return Over::Closed,
+                () = seat.taken() => return Over::CutOff("its place was needed; it was idle longest"),
+                _ = closing.wait_for(|&closing| closing), if !leaving => {
+                    leaving = true;
+                    self.http2.graceful_shutdown();
+                }
+                _ = tick.tick() => {
+                    seat.set_last_call(self.last_call);
+                    if let Err(reason) = self.look_after() {
+                        return self.cut_off(reason).await;
+                    }
+                    if !leaving && self.is_idle_too_long() {
+                        leaving = true;
+                        self.http2.graceful_shutdown();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what there is, answers what can be answered, then writes.
+    /// Ready when the connection is over.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut taken = 0;
+        loop {
+            self.switch.hold(true);
+            let over = self.poll_batch(cx, &mut taken).is_ready();
+            self.switch.hold(false);
+            if over {
+                return Poll::Ready(());
+            }
+            // Now that nothing is held, this flushes; it may bring more.
+            match self.http2.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    taken += 1;
+                    self.begin(request, respond, cx);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+            if taken >= BATCH {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_batch(&mut self, cx: &mut Context<'_>, taken: &mut usize) -> Poll<()> {
+        while *taken < BATCH {
+            match self.http2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    *taken += 1;
+                    self.begin(request, respond, cx);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "connection failed");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        while let Poll::Ready(Some(finished)) = self.waiting.poll_next_unpin(cx) {
+            self.account.count(finished);
+        }
+        Poll::Pending
+    }
+
+    fn begin(
+        &mut self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        cx: &mut Context<'_>,
+    ) {
+        if self.account.calls == self.judged.calls {
+            // The first since the last look; to the second is close enough.
+            self.last_call = Instant::now();
+        }
+        self.account.calls += 1;
+        if request.uri().path() != SHOULD_RATE_LIMIT {
+            return self.begin_other(request, respond);
+        }
+        if let Some(refusal) = refusal(&request) {
+            // An error means that the client is gone.
+            let _ = respond.send_response(refusal, true);
+            return;
+        }
+        let shared = &self.shared;
+        let mut call = Call::new(
+            Arc::clone(&shared.api),
+            request.into_body(),
+            respond,
+            Budget::new(Arc::clone(&shared.buffered), shared.limits.max_buffered_bytes),
+            shared.limits.max_message_bytes,
+            self.last_call,
+        );
+        match Pin::new(&mut call).poll(cx) {
+            Poll::Ready(finished) => self.account.count(finished),
+            Poll::Pending => self.waiting.push(call),
+        }
+    }
+
+    fn begin_other(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        match Arc::clone(&self.shared.other_calls).try_acquire_owned() {
+            Ok(permit) => {
+                let limits = &self.shared.limits;
+                let call = other_services::answer(
+                    self.shared.others.clone(),
+                    request,
+                    respond,
+                    limits.call_timeout,
+                );
+                tokio::spawn(async move {
+                    call.await;
+                    drop(permit);
+                });
+            }
+            Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
+        }
+    }
+
+    /// Once a second: gives up calls that take too long, asks a silent client
+    /// for a sign of life, judges the account.
+    fn look_after(&mut self) -> Result<(), &'static str> {
+        let now = Instant::now();
+        for call in self.waiting.iter_mut() {
+            if now.duration_since(call.accepted()) >= self.shared.limits.call_timeout {
+                call.give_up();
+                self.account.given_up += 1;
+            }
+        }
+        self.account.bytes_read = self.switch.bytes_read();
+        let second = self.account.since(&self.judged);
+        self.judged = self.account;
+        match second.verdict() {
+            Some(reason) => Err(reason),
+            None => self.ask_for_life(second.bytes_read, now),
+        }
+    }
+
+    fn ask_for_life(&mut self, bytes_read: u64, now: Instant) -> Result<(), &'static str> {
+        let patience = self.shared.limits.keepalive_interval;
+        if bytes_read > 0 {
+            self.last_byte = now;
+            return Ok(());
+        }
+        let silent = now.duration_since(self.last_byte);
+        if silent >= patience.saturating_mul(2) {
+            return Err("no sign of life");
+        }
+        if silent >= patience
+            && let Some(ping) = &mut self.ping
+        {
+            // It fails when one is on its way already: one is enough.
+            let _ = ping.send_ping(Ping::opaque());
+        }
+        Ok(())
+    }
+
+    fn is_idle_too_long(&self) -> bool {
+        self.waiting.is_empty() && self.last_call.elapsed() >= self.shared.limits.idle_timeout
+    }
+
+    /// Says why with a GOAWAY, if the client takes it in within a second.
+    async fn cut_off(&mut self, reason: &'static str) -> Over {
+        self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        let gone = std::future::poll_fn(|cx| self.http2.poll_closed(cx));
+        let _ = timeout(TICK, gone).await;
+        Over::CutOff(reason)
+    }
+}
+
+/// What is wrong with a call's head, if anything.
+fn refusal<B>(request: &Request<B>) -> Option<Response<()>> {
+    let grpc = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let status = if request.method() != Method::POST {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else if !grpc {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else {
+        return None;
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    Some(response)
+}
+
+fn ticker() -> Interval {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+// === impl Account ===
+
+impl Account {
+    fn count(&mut self, finished: Finished) {
+        self.message_bytes += finished.message_bytes;
+        self.aborted += u64::from(finished.ended == Ended::Aborted);
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            bytes_read: self.bytes_read - earlier.bytes_read,
+            calls: self.calls - earlier.calls,
+            message_bytes: self.message_bytes - earlier.message_bytes,
+            aborted: self.aborted - earlier.aborted,
+            given_up: self.given_up - earlier.given_up,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(api: Arc<Api>, limits: Limits, others: OtherServices) -> Self {
+        Self {
+            api,
+            limits,
+            others,
+            other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS)),
+            buffered: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// Bytes of unfinished calls held now, all connections together.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
+    }
+}
+
+/// The kind of error a socket gives when the peer is gone.
+pub(crate) fn is_disconnect(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
+    )
+}

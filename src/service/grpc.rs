@@ -1,0 +1,149 @@
+//! `ShouldRateLimit`: message in, message out, and the codes of errors.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tonic::{Code, Status};
+
+use super::wire::{self, BadRequest, Bounds, Message, ResponseSettings};
+use crate::limiter::{Answer, LimitError, Limiter};
+
+/// What the gRPC and the HTTP side have in common.
+#[derive(Debug)]
+pub struct Api {
+    /// Decides.
+    pub limiter: Arc<Limiter>,
+    /// How much one request may ask.
+    pub bounds: Bounds,
+    /// What goes into answers beside the decision.
+    pub response: ResponseSettings,
+    /// Answer errors with the reference's codes.
+    pub compat: bool,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiError {
+    /// The request is no good.
+    Request(BadRequest),
+    /// The request was understood, and there is no decision.
+    Limit(LimitError),
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Answers an encoded request with a framed, encoded response.
+    ///
+    /// # Errors
+    /// There is no answer; the status says why.
+    pub async fn should_rate_limit(&self, request: &[u8]) -> Result<Bytes, Status> {
+        let answer = async {
+            let message = Message::decode(request, &self.bounds)?;
+            self.answer(&message).await
+        };
+        answer.await.map_err(|error| self.status(&error))
+    }
+
+    /// As [`should_rate_limit`](Self::should_rate_limit), at once and without
+    /// keeping anything for later; `None` where the store has to be waited for.
+    pub fn should_rate_limit_now(&self, request: &[u8]) -> Option<Result<Bytes, Status>> {
+        if !self.limiter.store().never_waits() {
+            return None;
+        }
+        let call = pin!(self.should_rate_limit(request));
+        match call.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Answers a request with a framed, encoded response.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn answer(&self, message: &Message<'_>) -> Result<Bytes, ApiError> {
+        let descriptors = message.descriptors()?;
+        let request = message.request(&descriptors);
+        let answer = self
+            .limiter
+            .decide(&request)
+            .await
+            .map_err(ApiError::Limit)?;
+        Ok(self.frame(&answer, message))
+    }
+
+    /// The gRPC status of an error: the reference knows only UNKNOWN.
+    #[must_use]
+    pub fn status(&self, error: &ApiError) -> Status {
+        let code = match error {
+            _ if self.compat => Code::Unknown,
+            ApiError::Request(_) => Code::InvalidArgument,
+            ApiError::Limit(LimitError::EmptyDomain | LimitError::NoDescriptors) => {
+                Code::InvalidArgument
+            }
+            ApiError::Limit(LimitError::NoRules | LimitError::Store(_)) => Code::Unavailable,
+        };
+        Status::new(code, error.to_string())
+    }
+
+    /// A gRPC frame: no compression, four bytes of length, the message.
+    fn frame(&self, answer: &Answer, message: &Message<'_>) -> Bytes {
+        let mut out = BytesMut::with_capacity(FRAME_HEADER + 64 * answer.decision.statuses.len());
+        out.put_bytes(0, FRAME_HEADER);
+        wire::encode(answer, message, &self.response, &mut out);
+        let len = u32::try_from(out.len() - FRAME_HEADER)
+            .expect("an answer is bounded by its request and the rules' names");
+        out[1..FRAME_HEADER].copy_from_slice(&len.to_be_bytes());
+        out.freeze()
+    }
+}
+
+/// Bytes before each message of a gRPC body.
+pub(crate) const FRAME_HEADER: usize = 5;
+
+/// What is known of a body's first message by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Not even the frame's header is there.
+    Incomplete,
+    /// A message of this many bytes.
+    Message(usize),
+    /// Compressed, though we have not said that we read that.
+    Compressed,
+}
+
+/// Reads a frame's header.
+pub(crate) fn framing(body: &[u8]) -> Framing {
+    match body {
+        [0, a, b, c, d, ..] => {
+            let len = u32::from_be_bytes([*a, *b, *c, *d]);
+            Framing::Message(usize::try_from(len).unwrap_or(usize::MAX))
+        }
+        [0, ..] | [] => Framing::Incomplete,
+        [_, ..] => Framing::Compressed,
+    }
+}
+
+// === impl ApiError ===
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Request(error) => error.fmt(f),
+            Self::Limit(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl From<BadRequest> for ApiError {
+    fn from(error: BadRequest) -> Self {
+        Self::Request(error)
+    }
+}

@@ -1,0 +1,41 @@
+//! Health over gRPC, and what else tonic serves beside rate limiting.
+
+use tonic::service::Routes;
+use tonic_health::{
+    ServingStatus,
+    server::{HealthReporter, health_reporter},
+};
+
+use crate::proto;
+
+/// Services whose health can be asked for.
+const NAMES: [&str; 2] = ["", "ratelimit"];
+
+/// Health and reflection, and the handle to say how the service is.
+///
+/// # Errors
+/// The definitions in this program are broken.
+pub(crate) fn routes() -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let (reporter, health) = health_reporter();
+    let v1 = reflection().build_v1()?;
+    let v1alpha = reflection().build_v1alpha()?;
+    Ok((Routes::new(health).add_service(v1).add_service(v1alpha), reporter))
+}
+
+/// Says whether new calls are welcome.
+pub(crate) async fn say(reporter: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for name in NAMES {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+}

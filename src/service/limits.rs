@@ -1,0 +1,180 @@
+//! What a client may cost: bounds, time-outs, and the account of one
+//! connection.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// Bounds of the transport. All are per process unless they say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of a listener; the longest idle one makes room for a new
+    /// one. `--max-connections`, default 1,024.
+    pub max_connections: usize,
+    /// Calls at once on a connection. `--max-concurrent-streams`, default 1,024:
+    /// a proxy may send that many before it knows our bound.
+    pub max_concurrent_streams: u32,
+    /// Bytes of a message. `--max-message-bytes`, default 1,048,576.
+    pub max_message_bytes: usize,
+    /// Bytes of unfinished messages held. `--max-buffered-bytes`, default 33,554,432.
+    pub max_buffered_bytes: usize,
+    /// Bytes of a call's headers. `--max-header-bytes`, default 16,384.
+    pub max_header_bytes: u32,
+    /// From the connection to its first request. `--handshake-timeout`, default 10 s.
+    pub handshake_timeout: Duration,
+    /// From a call's head to its end. `--call-timeout`, default 10 s.
+    pub call_timeout: Duration,
+    /// Without any call, until the connection is closed. `--idle-timeout`, default 1 h.
+    pub idle_timeout: Duration,
+    /// Without a byte read, until the client is asked for a sign of life, and
+    /// again until it is given up. `--keepalive-interval`, default 60 s.
+    pub keepalive_interval: Duration,
+}
+
+/// Bytes that calls hold, of all connections together; and one call's share.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: Arc<AtomicUsize>,
+    most: usize,
+    mine: usize,
+}
+
+/// What a connection did in the last second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// Bytes read from the socket.
+    pub bytes_read: u64,
+    /// Calls begun.
+    pub calls: u64,
+    /// Bytes of these calls' messages.
+    pub message_bytes: u64,
+    /// Calls taken back by the client before their answer.
+    pub aborted: u64,
+    /// Calls given up by us.
+    pub given_up: u64,
+}
+
+/// Bytes a second beside messages and heads that are never held against
+/// anyone: settings, pings, window updates.
+const FREE_BYTES: u64 = 256 * 1024;
+/// Bytes that a call's head and the frames of its answer may take.
+const HEAD_BYTES: u64 = 4 * 1024;
+/// Calls that may be taken back in a second, however many were answered.
+const FREE_ABORTS: u64 = 2_000;
+/// Calls that may time out in a second.
+const FREE_TIMEOUTS: u64 = 64;
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1_024,
+            max_concurrent_streams: 1_024,
+            max_message_bytes: 1 << 20,
+            max_buffered_bytes: 32 << 20,
+            max_header_bytes: 16 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3_600),
+            keepalive_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub(crate) fn new(total: Arc<AtomicUsize>, most: usize) -> Self {
+        Self {
+            total,
+            most,
+            mine: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.mine += bytes;
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.total.load(Ordering::Relaxed) > self.most
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.mine, Ordering::Relaxed);
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Why the client should be cut off, if it should.
+    pub(crate) fn verdict(&self) -> Option<&'static str> {
+        let explained = self
+            .message_bytes
+            .saturating_add(self.calls.saturating_mul(HEAD_BYTES))
+            .saturating_add(FREE_BYTES);
+        if self.bytes_read > explained {
+            return Some("a flood of frames that are no calls");
+        }
+        if self.aborted > FREE_ABORTS && self.aborted > self.calls / 2 {
+            return Some("a flood of calls that are taken back");
+        }
+        if self.given_up > FREE_TIMEOUTS {
+            return Some("a flood of calls that are never finished");
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_floods_are_cut_off() {
+        let account = |bytes_read, calls, message_bytes, aborted, given_up| Account {
+            bytes_read,
+            calls,
+            message_bytes,
+            aborted,
+            given_up,
+        };
+        for (account, cut) in [
+            (account(0, 0, 0, 0, 0), false),
+            (account(200_000, 0, 0, 0, 0), false),
+            (account(300_000, 0, 0, 0, 0), true),
+            (account(20_000_000, 100_000, 10_000_000, 0, 0), false),
+            (account(20_000_000, 1_000, 100, 0, 0), true),
+            (account(0, 100_000, 0, 40_000, 0), false),
+            (account(0, 3_000, 0, 1_900, 0), false),
+            (account(0, 3_000, 0, 2_900, 0), true),
+            (account(0, 1_024, 0, 0, 64), false),
+            (account(0, 1_024, 0, 0, 65), true),
+        ] {
+            assert_eq!(account.verdict().is_some(), cut, "{account:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_given_back() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let mut one = Budget::new(Arc::clone(&total), 10);
+        let mut two = Budget::new(Arc::clone(&total), 10);
+        one.add(6);
+        two.add(5);
+        assert!(one.is_exceeded());
+        drop(two);
+        assert!(!one.is_exceeded());
+        drop(one);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
+}

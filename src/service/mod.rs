@@ -1,0 +1,22 @@
+//! Speaking to callers: gRPC over HTTP/2, and HTTP.
+//!
+//! In reading order: [`listener`] sockets and places · [`worker`] event loops ·
+//! [`connection`] one HTTP/2 connection · [`call`] one call on it · [`grpc`]
+//! message in, message out · [`wire`] protobuf ⇄ engine · [`protobuf`] the
+//! encoding · [`other_services`] what tonic serves · [`health`] · [`http`] the
+//! HTTP side · [`http_json`] `/json` · [`limits`] what a client may cost ·
+//! [`held_io`] one write for many answers.
+
+pub(crate) mod call;
+pub(crate) mod connection;
+pub mod grpc;
+pub(crate) mod health;
+pub(crate) mod held_io;
+pub(crate) mod http;
+pub(crate) mod http_json;
+pub mod limits;
+pub mod listener;
+pub(crate) mod other_services;
+pub(crate) mod protobuf;
+pub mod wire;
+pub(crate) mod worker;

@@ -1,0 +1,97 @@
+//! Workers: threads with an event loop each, among which connections are
+//! spread. A connection stays with its worker, so that nothing it does has to
+//! be handed between threads.
+
+use std::{io, sync::Arc, thread};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{
+    connection::{self, Shared},
+    listener::{Accepted, Table},
+};
+
+/// Accepted connections that may wait for a worker.
+const QUEUE: usize = 1_024;
+
+/// What a worker serves, and until when.
+#[derive(Clone)]
+pub(crate) struct Duty {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) table: Arc<Table>,
+    /// Turns true when connections shall finish what they have and go.
+    pub(crate) closing: watch::Receiver<bool>,
+    /// Turns true when they shall go at once.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// Starts a worker; it ends once the sender is dropped and its connections
+/// are gone. `done` is dropped at its end.
+///
+/// # Errors
+/// The operating system gives no thread or no event queue.
+pub(crate) fn start(
+    number: usize,
+    duty: Duty,
+    done: mpsc::Sender<()>,
+) -> io::Result<mpsc::Sender<Accepted>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            runtime.block_on(work(receiver, duty));
+            drop(done);
+        })?;
+    Ok(sender)
+}
+
+async fn work(mut accepted: mpsc::Receiver<Accepted>, duty: Duty) {
+    let mut connections = JoinSet::new();
+    let mut ending = duty.ending.clone();
+    loop {
+        tokio::select! {
+            _ = ending.wait_for(|&ending| ending) => return,
+            socket = accepted.recv() => match socket {
+                Some(socket) => serve(socket, &duty, &mut connections),
+                None => break,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    tokio::select! {
+        _ = ending.wait_for(|&ending| ending) => {}
+        () = async { while connections.join_next().await.is_some() {} } => {}
+    }
+}
+
+fn serve(socket: Accepted, duty: &Duty, connections: &mut JoinSet<()>) {
+    let started = match socket {
+        Accepted::Tcp(stream) => {
+            TcpStream::from_std(stream).map(|stream| spawn(stream, duty, connections))
+        }
+        Accepted::Unix(stream) => {
+            UnixStream::from_std(stream).map(|stream| spawn(stream, duty, connections))
+        }
+    };
+    if let Err(error) = started {
+        tracing::warn!(%error, "dropped a connection");
+    }
+}
+
+fn spawn<T>(stream: T, duty: &Duty, connections: &mut JoinSet<()>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::clone(&duty.shared);
+    let closing = duty.closing.clone();
+    connections.spawn(connection::serve(stream, shared, duty.table.seat(), closing));
+}
