@@ -247,7 +247,7 @@ mod tests {
             (reference("sub.", true), "sub.c.yaml"),
             (
                 reference("", false),
-                "...x.b.yaml .d.yaml a.yml b.yaml notes.txt sub.c.yaml",
+                "..x.b.yaml .d.yaml a.yml b.yaml notes.txt sub.c.yaml",
             ),
         ] {
             assert_eq!(
