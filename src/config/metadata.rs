@@ -14,6 +14,9 @@ use super::{
 /// an answer, and protobuf's readers stop at a hundred.
 const MAX_DEPTH: usize = 24;
 
+/// Mistakes of one rule that are told.
+const MAX_MISTAKES: usize = 1_000;
+
 /// Converts the metadata of one rule.
 #[derive(Debug, Default)]
 pub(super) struct Converter {
@@ -33,6 +36,12 @@ impl Converter {
         }
     }
 
+    fn mistake(&mut self, at: Mark, message: String) {
+        if self.mistakes.len() < MAX_MISTAKES {
+            self.mistakes.push((at, message));
+        }
+    }
+
     pub(super) fn map(&mut self, entries: &[(Node<'_>, Node<'_>)]) -> metadata::Map {
         let mut map = BTreeMap::new();
         for (key, value) in entries {
@@ -42,7 +51,7 @@ impl Converter {
             let value = self.value(value);
             if map.insert(name.clone(), value).is_some() && !self.compat {
                 let message = format!("key '{}' is given twice", clip(&name));
-                self.mistakes.push((key.at, message));
+                self.mistake(key.at, message);
             }
         }
         map
@@ -52,7 +61,7 @@ impl Converter {
     fn key(&mut self, key: &Node<'_>) -> Option<String> {
         let Value::Scalar(scalar) = key.value() else {
             let message = "a list or a map cannot be a key".to_owned();
-            self.mistakes.push((key.at, message));
+            self.mistake(key.at, message);
             return None;
         };
         Some(match meaning(scalar) {
@@ -70,7 +79,7 @@ impl Converter {
             Value::Scalar(scalar) => self.scalar(node.at, meaning(scalar), &scalar.text),
             _ if self.depth == MAX_DEPTH => {
                 let message = format!("nested more than {MAX_DEPTH} levels deep");
-                self.mistakes.push((node.at, message));
+                self.mistake(node.at, message);
                 metadata::Value::Null
             }
             Value::List(elements) => {
@@ -102,12 +111,12 @@ impl Converter {
             Meaning::Text => metadata::Value::Text(text.to_owned()),
             Meaning::Float(_) => {
                 let message = format!("{text} is not a finite number");
-                self.mistakes.push((at, message));
+                self.mistake(at, message);
                 metadata::Value::Null
             }
             Meaning::Mistagged => {
                 let message = "the value is not what its tag says".to_owned();
-                self.mistakes.push((at, message));
+                self.mistake(at, message);
                 metadata::Value::Null
             }
         }

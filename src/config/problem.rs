@@ -93,6 +93,11 @@ impl<'p> Report<'p> {
         self.found.len()
     }
 
+    /// No more are kept: hints need not be made.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.list.len() >= MAX_KEPT
+    }
+
     /// Takes one down.
     pub(super) fn add(
         &mut self,
@@ -102,7 +107,7 @@ impl<'p> Report<'p> {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
-        if self.found.list.len() >= MAX_KEPT {
+        if self.is_full() {
             self.found.left_out += 1;
             return;
         }

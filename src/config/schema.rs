@@ -100,8 +100,11 @@ const METADATA: &str = "metadata";
 #[derive(Debug)]
 struct Fields<'n, 'a> {
     at: Mark,
-    found: Vec<(&'static str, &'n Node<'a>)>,
+    found: Vec<Found<'n, 'a>>,
 }
+
+/// A known key, where it stands and its value.
+type Found<'n, 'a> = (&'static str, Mark, &'n Node<'a>);
 
 /// Reads the nodes of one file.
 pub(super) struct Reader<'r, 'p> {
@@ -236,7 +239,7 @@ impl<'p> Reader<'_, 'p> {
             self.mismatch(node, what, "a map");
             return None;
         };
-        let mut found: Vec<(&'static str, &'n Node<'a>)> = vec![];
+        let mut found: Vec<Found<'n, 'a>> = vec![];
         let mut meant = vec![];
         for (key, value) in entries {
             let Some(name) = self.key(key) else {
@@ -244,44 +247,39 @@ impl<'p> Reader<'_, 'p> {
             };
             match KEYS.iter().find(|(known, _)| *known == name) {
                 Some((known, places)) if places.contains(&place) => {
-                    self.set(&mut found, known, key.at, value);
+                    self.set(&mut found, (known, key.at, value));
                 }
                 Some((known, places)) => self.misplaced(known, places, key.at, value),
                 None => {
-                    let nearest = nearest(name, place);
+                    let nearest = self.nearest(name, place);
                     self.unknown(name, key.at, nearest);
-                    meant.extend(nearest.map(|(known, _)| (known, value)));
+                    meant.extend(nearest.map(|(known, _)| (known, key.at, value)));
                 }
             }
         }
         // A mistyped name is read as what was meant, to find what is wrong
         // below it and not to miss it as well.
-        for (known, value) in meant {
-            let belongs = allowed(known).contains(&place);
-            if belongs && found.iter().all(|(name, _)| *name != known) {
-                found.push((known, value));
+        for meant in meant {
+            let belongs = allowed(meant.0).contains(&place);
+            if belongs && found.iter().all(|(name, ..)| *name != meant.0) {
+                found.push(meant);
             }
         }
         let at = node.at;
         Some(Fields { at, found })
     }
 
-    fn set<'n, 'a>(
-        &mut self,
-        found: &mut Vec<(&'static str, &'n Node<'a>)>,
-        known: &'static str,
-        at: Mark,
-        value: &'n Node<'a>,
-    ) {
-        match found.iter_mut().find(|(name, _)| *name == known) {
-            None => found.push((known, value)),
+    fn set<'n, 'a>(&mut self, found: &mut Vec<Found<'n, 'a>>, new: Found<'n, 'a>) {
+        let (known, at, _) = new;
+        match found.iter_mut().find(|(name, ..)| *name == known) {
+            None => found.push(new),
             Some(earlier) => {
                 if !self.compat {
                     let message = format!("key '{known}' is given twice");
-                    let hint = format!("the first one is on line {}", earlier.1.at.line);
+                    let hint = format!("the first one is on line {}", earlier.1.line);
                     self.problem(Stage::Keys, at, message, Some(hint));
                 }
-                earlier.1 = value;
+                *earlier = new;
             }
         }
     }
@@ -302,6 +300,12 @@ impl<'p> Reader<'_, 'p> {
                 None
             }
         }
+    }
+
+    fn nearest(&self, name: &str, place: Place) -> Option<(&'static str, Place)> {
+        // Comparing a million keys takes seconds.
+        let wanted = !self.report.is_full();
+        wanted.then(|| nearest(name, place)).flatten()
     }
 
     fn unknown(&mut self, name: &str, at: Mark, nearest: Option<(&'static str, Place)>) {
@@ -444,7 +448,8 @@ impl<'p> Reader<'_, 'p> {
                 for (key, value) in entries {
                     if let Some(name) = self.key(key) {
                         if KEYS.iter().all(|(known, _)| *known != name) {
-                            self.unknown(name, key.at, nearest(name, Place::Descriptor));
+                            let nearest = self.nearest(name, Place::Descriptor);
+                            self.unknown(name, key.at, nearest);
                         } else if name != METADATA {
                             self.check_keys(value);
                         }
@@ -490,8 +495,8 @@ impl<'n, 'a> Fields<'n, 'a> {
     fn get(&self, name: &str) -> Option<&'n Node<'a>> {
         let mut found = self.found.iter();
         found
-            .find(|(known, _)| *known == name)
-            .map(|(_, node)| *node)
+            .find(|(known, ..)| *known == name)
+            .map(|(_, _, node)| *node)
     }
 }
 

@@ -6,9 +6,15 @@
 //! counted all the same, so it cannot grow in time either. Nothing recurses
 //! while reading, and depth is bounded, so recursion over a tree is safe.
 
-use std::{borrow::Cow, collections::HashMap, rc::Rc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag as YamlTag};
+
+use super::problem::clip;
 
 /// Lists and maps may nest this deep.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -18,6 +24,9 @@ const MAX_NODES: u64 = 4_000_000;
 
 /// Values (and 64-byte pieces of text) that aliases may stand for.
 const MAX_ALIASED: u64 = 1_000_000;
+
+/// Mistakes in one file after which reading ends.
+const MAX_MISTAKES: usize = 1_000;
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +159,6 @@ fn read_events<'a>(
     only_first: bool,
     builder: &mut Builder<'a>,
 ) -> Result<(), Fatal> {
-    refuse_control_characters(text)?;
     let options = granit_parser::options! {
         emit_comments: false,
         emit_unresolved_aliases: true,
@@ -170,19 +178,6 @@ fn read_events<'a>(
         }
     }
     Ok(())
-}
-
-/// YAML allows none of them but tab and line ends, and terminals obey them.
-fn refuse_control_characters(text: &str) -> Result<(), Fatal> {
-    let allowed = |char| matches!(char, '\t' | '\n' | '\r' | '\u{85}');
-    match text.find(|char: char| char.is_control() && !allowed(char)) {
-        None => Ok(()),
-        Some(at) => {
-            let char = text[at..].chars().next().unwrap_or_default();
-            let message = format!("control character U+{:04X}", u32::from(char));
-            Err(Fatal(mark_at(text, at), message))
-        }
-    }
 }
 
 /// The place `offset` bytes into `text`.
@@ -243,7 +238,7 @@ impl<'a> Builder<'a> {
             Event::SequenceEnd | Event::MappingEnd => self.close()?,
             Event::Alias(anchor) => self.alias(at, anchor)?,
             Event::UnresolvedAlias(name) => {
-                self.mistake(at, format!("unknown anchor '{name}'"));
+                self.mistake(at, format!("unknown anchor '{}'", clip(&name)))?;
                 self.add(Node::null(at), Size::default());
             }
             _ => {}
@@ -251,8 +246,12 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn mistake(&mut self, at: Mark, message: String) {
+    fn mistake(&mut self, at: Mark, message: String) -> Result<(), Fatal> {
+        if self.stream.mistakes.len() >= MAX_MISTAKES {
+            return Err(Fatal(at, message));
+        }
         self.stream.mistakes.push((at, message));
+        Ok(())
     }
 
     fn written(&mut self, at: Mark) -> Result<(), Fatal> {
@@ -315,8 +314,9 @@ impl<'a> Builder<'a> {
     }
 
     fn alias(&mut self, at: Mark, anchor: usize) -> Result<(), Fatal> {
+        self.written(at)?;
         let Some(shared) = self.anchors.get(&anchor).map(Rc::clone) else {
-            self.mistake(at, "an alias stands inside of what it stands for".into());
+            self.mistake(at, "an alias stands inside of what it stands for".into())?;
             self.add(Node::null(at), Size::default());
             return Ok(());
         };
@@ -357,6 +357,10 @@ impl<'a> Builder<'a> {
         }
         let (merges, mut merged): (Entries<'a>, Entries<'a>) =
             entries.into_iter().partition(|(key, _)| key.is_merge());
+        let mut present: HashSet<String> = merged
+            .iter()
+            .filter_map(|(key, _)| key.text().map(str::to_owned))
+            .collect();
         for (key, source) in &merges {
             // Merging copies: each nested merge would copy all below it again.
             self.aliased(key.at, size.nodes)?;
@@ -367,28 +371,21 @@ impl<'a> Builder<'a> {
             };
             let all_maps = maps.iter().all(|map| matches!(map.value(), Value::Map(_)));
             if maps.is_empty() || !all_maps {
-                self.mistake(key.at, "<< merges a map or a list of maps".into());
+                self.mistake(key.at, "<< merges a map or a list of maps".into())?;
             }
             for map in maps {
-                if let Value::Map(entries) = map.value() {
-                    add_missing(&mut merged, entries);
+                let Value::Map(entries) = map.value() else {
+                    continue;
+                };
+                for (key, value) in entries {
+                    let text = key.text().unwrap_or_default();
+                    if present.insert(text.to_owned()) {
+                        merged.push((key.clone(), value.clone()));
+                    }
                 }
             }
         }
         Ok(merged)
-    }
-}
-
-/// Adds the entries whose key is not there yet.
-fn add_missing<'a>(into: &mut Entries<'a>, more: &[(Node<'a>, Node<'a>)]) {
-    let present: std::collections::HashSet<String> = into
-        .iter()
-        .filter_map(|(key, _)| key.text().map(str::to_owned))
-        .collect();
-    for (key, value) in more {
-        if key.text().is_none_or(|text| !present.contains(text)) {
-            into.push((key.clone(), value.clone()));
-        }
     }
 }
 
