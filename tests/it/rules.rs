@@ -507,9 +507,11 @@ fn billion_laughs(wrap: impl Fn(String) -> String) -> String {
     text
 }
 
-/// Each with what is told: part of the message of the first mistake, and its
-/// place; or nothing when it loads.
-fn hostile() -> Vec<(&'static str, Vec<u8>, Option<(&'static str, u32)>)> {
+/// What it is, the file, and what is told of the first mistake: a part of its
+/// message, and its line; nothing when the file loads.
+type Hostile = (&'static str, Vec<u8>, Option<(&'static str, u32)>);
+
+fn hostile() -> Vec<Hostile> {
     let head = "domain: d\ndescriptors:\n";
     let wildcards: String = (0..100_000)
         .map(|i| format!("  - key: k\n    value: \"*{i}*\"\n    rate_limit: {{unit: second, requests_per_unit: {i}}}\n"))
@@ -625,11 +627,7 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, Option<(&'static str, u32)>)> {
         ),
         (
             "commas",
-            b"[a,"
-                .repeat(1)
-                .into_iter()
-                .chain(b"a,".repeat(4_100_000))
-                .collect(),
+            [b"[".to_vec(), b"a,".repeat(4_100_000)].concat(),
             Some(("more than 4000000 values", 1)),
         ),
         (
