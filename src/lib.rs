@@ -1,8 +1,18 @@
 //! ratekeeper: may this request pass now?
+//!
+//! A rate-limit decision service. One request goes [`service`] →
+//! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
+//! → [`service`]. Rules come from [`config`]; [`app`] puts everything
+//! together; [`cli`] is the program; [`clock`] is where time comes from.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod limiter;
 pub mod proto;
 pub mod service;
+pub mod settings;
 pub mod storage;
+pub mod telemetry;

@@ -36,6 +36,7 @@ use super::{
     limits::{Account, Budget, Limits},
     listener::Seat,
     other_services::{self, OtherServices},
+    turns_true,
 };
 
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
@@ -150,7 +151,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 biased;
                 () = std::future::poll_fn(|cx| self.poll_calls(cx)) => return Over::Closed,
                 () = seat.taken() => return Over::CutOff("its place was needed; it was idle longest"),
-                _ = closing.wait_for(|&closing| closing), if !leaving => {
+                () = turns_true(&mut closing), if !leaving => {
                     leaving = true;
                     self.http2.graceful_shutdown();
                 }

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State, rejection::BytesRejection},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -36,6 +36,7 @@ use super::{
     http_json::{self, JsonRequest},
     limits::Limits,
     listener::{Listener, Seat, Table, pause_after},
+    turns_true,
 };
 use crate::{
     engine::rules::RuleSet, limiter::LimitError,
@@ -78,7 +79,7 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            _ = closing.wait_for(|&closing| closing) => break,
+            () = turns_true(&mut closing) => break,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
@@ -122,7 +123,7 @@ async fn connection<T>(
                 return;
             }
             () = seat.taken() => return,
-            _ = closing.wait_for(|&closing| closing), if !leaving => {
+            () = turns_true(&mut closing), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -186,7 +187,7 @@ async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
 }
 
 async fn read(request: Request) -> Result<Bytes, BytesRejection> {
-    axum::extract::FromRequest::from_request(request, &()).await
+    Bytes::from_request(request, &()).await
 }
 
 async fn decide(api: &Api, request: &JsonRequest) -> Result<(Value, Code), ApiError> {

@@ -25,6 +25,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::turns_true;
+
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1_024;
 /// How long to wait when there are no file descriptors left.
@@ -138,7 +140,7 @@ impl Listener {
             let accepted = tokio::select! {
                 biased;
                 accepted = self.accept_one() => accepted,
-                _ = closing.wait_for(|&closing| closing) => return,
+                () = turns_true(&mut closing) => return,
             };
             match accepted {
                 Ok(socket) => {

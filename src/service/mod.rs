@@ -20,3 +20,9 @@ pub(crate) mod other_services;
 pub(crate) mod protobuf;
 pub mod wire;
 pub(crate) mod worker;
+
+/// Waits until `seen` is true, or nobody is left to set it.
+pub(crate) async fn turns_true(seen: &mut tokio::sync::watch::Receiver<bool>) {
+    // The value is a lock's guard: not to be held any longer.
+    drop(seen.wait_for(|&seen| seen).await);
+}

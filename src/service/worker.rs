@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     connection::{self, Shared},
     listener::{Accepted, Table},
+    turns_true,
 };
 
 /// Accepted connections that may wait for a worker.
@@ -59,7 +60,7 @@ async fn work(mut accepted: mpsc::Receiver<Accepted>, duty: Duty) {
     let mut ending = duty.ending.clone();
     loop {
         tokio::select! {
-            _ = ending.wait_for(|&ending| ending) => return,
+            () = turns_true(&mut ending) => return,
             socket = accepted.recv() => match socket {
                 Some(socket) => serve(socket, &duty, &mut connections),
                 None => break,
@@ -68,7 +69,7 @@ async fn work(mut accepted: mpsc::Receiver<Accepted>, duty: Duty) {
         }
     }
     tokio::select! {
-        _ = ending.wait_for(|&ending| ending) => {}
+        () = turns_true(&mut ending) => {}
         () = async { while connections.join_next().await.is_some() {} } => {}
     }
 }

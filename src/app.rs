@@ -1,0 +1,204 @@
+//! Wiring: listeners, workers, housekeeping, and the way down.
+//!
+//! The way down begins with the first signal: health says NOT_SERVING at once
+//! while listeners stay open for the drain delay, so that proxies notice and
+//! go elsewhere. Then listeners close, connections get a GOAWAY and finish
+//! what they have, within the drain time-out. A second signal ends it all at
+//! once.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tonic_health::server::HealthReporter;
+
+use crate::{
+    config,
+    limiter::Limiter,
+    service::{
+        connection::Shared,
+        grpc::Api,
+        health,
+        http::{self, Http},
+        limits::Limits,
+        listener::{Listener, Table},
+        wire::{Bounds, ResponseSettings},
+        worker::{self, Duty},
+    },
+    storage::AnyStore,
+};
+
+/// Settings of the running process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Event loops that serve gRPC. `--workers`, default one per core.
+    pub workers: usize,
+    /// Bounds of the transport.
+    pub limits: Limits,
+    /// Bounds of a request.
+    pub bounds: Bounds,
+    /// What goes into answers beside the decision.
+    pub response: ResponseSettings,
+    /// Answer errors as the reference does. `--compat`.
+    pub compat: bool,
+    /// From NOT_SERVING to closed listeners. `--drain-delay`, default 5 s.
+    pub drain_delay: Duration,
+    /// From closed listeners to the end. `--drain-timeout`, default 10 s.
+    pub drain_timeout: Duration,
+}
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All calls were answered.
+    Drained,
+    /// Some connections were still open when the drain time-out was over.
+    TimedOut,
+    /// A second signal came.
+    AtOnce,
+}
+
+/// The service, ready to run.
+pub struct App {
+    config: Config,
+    limiter: Arc<Limiter>,
+    grpc: Listener,
+    http: Listener,
+}
+
+/// Every counter of a memory store is looked at once in this time.
+const SWEEP_ROUND: Duration = Duration::from_secs(5);
+
+/// What runs until the process goes down.
+struct Running {
+    /// Turned true: not welcome any more.
+    draining: watch::Sender<bool>,
+    /// Turned true: finish and go.
+    closing: watch::Sender<bool>,
+    /// Turned true: go.
+    ending: watch::Sender<bool>,
+    health: HealthReporter,
+    accepting: JoinHandle<()>,
+    http: JoinHandle<()>,
+    /// Ends when the last worker has.
+    workers: mpsc::Receiver<()>,
+    housekeeping: JoinHandle<()>,
+}
+
+// === impl App ===
+
+impl App {
+    /// Puts the service together; nothing is accepted yet.
+    #[must_use]
+    pub fn new(config: Config, limiter: Arc<Limiter>, grpc: Listener, http: Listener) -> Self {
+        Self {
+            config,
+            limiter,
+            grpc,
+            http,
+        }
+    }
+
+    /// Serves until `signals` says to go down, and then some.
+    ///
+    /// # Errors
+    /// The operating system gives no threads.
+    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<Ended> {
+        let (delay, patience) = (self.config.drain_delay, self.config.drain_timeout);
+        let running = self.start().await?;
+        signals.recv().await;
+        tokio::select! {
+            timed_out = running.drain(delay, patience) => Ok(timed_out),
+            _ = signals.recv() => Ok(Ended::AtOnce),
+        }
+    }
+
+    async fn start(self) -> anyhow::Result<Running> {
+        let (draining, draining_seen) = watch::channel(false);
+        let (closing, closing_seen) = watch::channel(false);
+        let (ending, ending_seen) = watch::channel(false);
+        let api = Arc::new(Api {
+            limiter: Arc::clone(&self.limiter),
+            bounds: self.config.bounds,
+            response: self.config.response,
+            compat: self.config.compat,
+        });
+        let (routes, reporter) = health::routes().context("gRPC reflection")?;
+        health::say(&reporter, true).await;
+        let limits = self.config.limits;
+        let duty = Duty {
+            shared: Arc::new(Shared::new(Arc::clone(&api), limits, routes)),
+            table: Table::new(limits.max_connections),
+            closing: closing_seen.clone(),
+            ending: ending_seen,
+        };
+        let (done, workers) = mpsc::channel(1);
+        let senders = (0..self.config.workers.max(1))
+            .map(|number| worker::start(number, duty.clone(), done.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .context("cannot start a worker")?;
+        let http = Http {
+            api,
+            limits,
+            draining: draining_seen,
+            show_rules: config::to_json,
+        };
+        Ok(Running {
+            draining,
+            closing,
+            ending,
+            health: reporter,
+            accepting: tokio::spawn(self.grpc.accept(senders, closing_seen.clone())),
+            http: tokio::spawn(http::serve(self.http, Arc::new(http), closing_seen)),
+            workers,
+            housekeeping: tokio::spawn(keep_house(self.limiter)),
+        })
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    async fn drain(mut self, delay: Duration, patience: Duration) -> Ended {
+        health::say(&self.health, false).await;
+        self.draining.send_replace(true);
+        sleep(delay).await;
+        self.closing.send_replace(true);
+        let finished = timeout(patience, async {
+            // The acceptor holds the workers' senders; nobody sends on
+            // `workers`, so it ends when the last of them has.
+            let _ = (&mut self.accepting).await;
+            let _ = (&mut self.http).await;
+            while self.workers.recv().await.is_some() {}
+        });
+        match finished.await {
+            Ok(()) => Ended::Drained,
+            Err(_) => Ended::TimedOut,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ending.send_replace(true);
+        self.accepting.abort();
+        self.http.abort();
+        self.housekeeping.abort();
+    }
+}
+
+/// Frees counters whose windows have ended, a shard at a time.
+async fn keep_house(limiter: Arc<Limiter>) {
+    let AnyStore::Memory(store) = limiter.store();
+    let rounds = u32::try_from(store.sweeps_per_round()).unwrap_or(u32::MAX);
+    let mut tick = interval(SWEEP_ROUND / rounds);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        store.sweep_next(limiter.clock().now());
+    }
+}

@@ -1,0 +1,3 @@
+//! Telling what happens: [`logging`].
+
+pub mod logging;
