@@ -253,7 +253,7 @@ impl<'p> Reader<'_, 'p> {
                 None => {
                     let nearest = self.nearest(name, place);
                     self.unknown(name, key.at, nearest);
-                    meant.extend(nearest.map(|(known, _)| (known, key.at, value)));
+                    meant.extend(nearest.map(|known| (known, key.at, value)));
                 }
             }
         }
@@ -302,15 +302,15 @@ impl<'p> Reader<'_, 'p> {
         }
     }
 
-    fn nearest(&self, name: &str, place: Place) -> Option<(&'static str, Place)> {
+    fn nearest(&self, name: &str, place: Place) -> Option<&'static str> {
         // Comparing a million keys takes seconds.
         let wanted = !self.report.is_full();
         wanted.then(|| nearest(name, place)).flatten()
     }
 
-    fn unknown(&mut self, name: &str, at: Mark, nearest: Option<(&'static str, Place)>) {
+    fn unknown(&mut self, name: &str, at: Mark, nearest: Option<&'static str>) {
         let message = format!("config error, unknown key '{}'", clip(name));
-        let hint = nearest.map(|(known, _)| format!("did you mean {known}?"));
+        let hint = nearest.map(|known| format!("did you mean {known}?"));
         self.problem(Stage::Keys, at, message, hint);
     }
 
@@ -557,19 +557,19 @@ fn allowed(name: &str) -> &'static [Place] {
 }
 
 /// The known key that resembles `name` most, those of `place` first.
-fn nearest(name: &str, place: Place) -> Option<(&'static str, Place)> {
+fn nearest(name: &str, place: Place) -> Option<&'static str> {
     if name.len() > 40 {
         return None;
     }
     let name = name.to_lowercase().replace(['-', ' '], "_");
-    let mut best: Option<(&'static str, Place)> = None;
+    let mut best: Option<&'static str> = None;
     let mut best_score = 0.7;
     for (known, places) in KEYS {
         let here = places.contains(&place);
         let score = strsim::normalized_damerau_levenshtein(&name, known);
         let score = score + if here { 0.1 } else { 0.0 };
         if score > best_score {
-            best = Some((known, places[0]));
+            best = Some(known);
             best_score = score;
         }
     }
