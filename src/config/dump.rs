@@ -12,7 +12,7 @@ use crate::engine::{
 /// source. Flags stand only where they are true.
 ///
 /// Does not recurse over rules; the result is as deep as they are nested,
-/// which [`super::compile`] bounds.
+/// which [`super::compile()`] bounds.
 #[must_use]
 pub fn to_json(rules: &RuleSet) -> Value {
     let names = rules.domain_names();

@@ -5,16 +5,17 @@
 //! mistakes is not loaded at all. Settings of the process are not here.
 //!
 //! In reading order: [`files`] a path → the files below it · `yaml` text →
-//! nodes with places · `scalar` what a scalar means · `schema` nodes → typed
-//! definitions · `metadata` free data of rules · [`compile`] definitions →
-//! `engine::rules` · [`problem`] mistakes and how they are shown ·
-//! [`dump`] compiled rules → JSON.
+//! nodes with places · `scalar` what a scalar means · `reader` nodes of an
+//! expected kind · `schema` nodes → typed definitions · `metadata` free data
+//! of rules · [`mod@compile`] definitions → `engine::rules` · [`problem`]
+//! mistakes and how they are shown · [`dump`] compiled rules → JSON.
 
 pub mod compile;
 pub mod dump;
 pub mod files;
 mod metadata;
 pub mod problem;
+mod reader;
 mod scalar;
 mod schema;
 mod yaml;
