@@ -1,4 +1,6 @@
 //! ratekeeper: may this request pass now?
 
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod proto;

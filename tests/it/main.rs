@@ -1,3 +1,4 @@
-//! The one integration binary: everything that is tested from outside.
+//! The integration tests, in one binary.
 
 mod cases;
+mod rules;

@@ -1,0 +1,5 @@
+//! Commands of the program, each a function that writes to what it is given.
+//!
+//! [`check`] are these rules right?
+
+pub mod check;

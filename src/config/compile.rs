@@ -1,0 +1,342 @@
+//! Typed definitions → compiled rules: what concerns more than one place.
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+};
+
+use crate::engine::{
+    limit::{Limit, Quota, Unit, Window},
+    rules::{DomainDef, LimitDef, RuleDef, RuleSet, Source, composite_key},
+};
+
+use super::{
+    problem::{LOADING, Problems, Report, Stage, clip},
+    schema::{self, Descriptor, Domain, Field, RateLimit},
+    yaml::{self, Mark},
+};
+
+/// Bytes that a file may have.
+pub const MAX_FILE_BYTES: usize = 32 << 20;
+
+/// How to read rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Files of the same domain add up; otherwise that is a mistake.
+    pub merge_domains: bool,
+    /// Let pass and ignore what the reference does: known keys in the wrong
+    /// place, repeated keys, all documents of a file but the first.
+    pub compat: bool,
+}
+
+/// A file's name and content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As shown in messages; files are read in the order of their names.
+    pub name: Arc<str>,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
+/// Compiles files, of one configuration, in the order of their names.
+///
+/// Pure, and safe on any input: time and memory are bounded, and nothing
+/// panics.
+///
+/// # Errors
+/// All mistakes of all files; then nothing is loaded.
+pub fn compile(files: &[SourceFile], options: &Options) -> Result<RuleSet, Problems> {
+    let mut sorted: Vec<&SourceFile> = files.iter().collect();
+    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut problems = Problems::default();
+    let mut loader = Loader {
+        options,
+        domains: vec![],
+        by_name: HashMap::new(),
+    };
+    for file in &sorted {
+        loader.file(file, &mut problems);
+    }
+    if problems.is_empty() {
+        match RuleSet::compile(loader.domains) {
+            Ok(rules) => return Ok(rules),
+            Err(error) => {
+                let file = sorted
+                    .last()
+                    .map_or_else(|| "".into(), |file| Arc::clone(&file.name));
+                Report::new(file, "", &mut problems).add(
+                    Stage::Rules,
+                    Mark::START,
+                    "",
+                    error.to_string(),
+                    None,
+                );
+            }
+        }
+    }
+    problems.sort();
+    Err(problems)
+}
+
+/// What has been loaded so far.
+struct Loader<'o> {
+    options: &'o Options,
+    domains: Vec<DomainDef>,
+    by_name: HashMap<String, Known>,
+}
+
+/// A domain, and what would clash with it.
+struct Known {
+    index: usize,
+    source: Source,
+    roots: Siblings,
+}
+
+/// The composite keys of one list, and where each stands.
+type Siblings = HashMap<String, Source>;
+
+// === impl Loader ===
+
+impl Loader<'_> {
+    fn file(&mut self, file: &SourceFile, problems: &mut Problems) {
+        let name = Arc::clone(&file.name);
+        let text = match text_of(&file.bytes) {
+            Ok(text) => text,
+            Err((valid, at, message)) => {
+                let message = format!("{LOADING}{message}");
+                let mut report = Report::new(name, valid, problems);
+                report.add(Stage::Syntax, at, "", message, None);
+                return;
+            }
+        };
+        let mut report = Report::new(name, text, problems);
+        let stream = yaml::parse(text, self.options.compat);
+        let broken = !stream.mistakes.is_empty();
+        for (at, message) in stream.mistakes {
+            let message = format!("{LOADING}{message}");
+            report.add(Stage::Syntax, at, "", message, None);
+        }
+        let mut documents = stream.documents;
+        documents.retain(|document| !schema::is_nothing(document));
+        if documents.is_empty() && !broken {
+            self.domain(schema::nothing(), &mut report);
+        }
+        for document in documents {
+            if let Some(domain) = schema::read(&document, &mut report, self.options.compat) {
+                self.domain(domain, &mut report);
+            }
+        }
+    }
+
+    fn domain(&mut self, domain: Domain, report: &mut Report<'_>) {
+        let at = domain.name.at_or(domain.at);
+        if domain.name.is_empty() {
+            let message = "config file cannot have empty domain";
+            report.add(Stage::Rules, at, "", message, None);
+        }
+        let source = source(report, at);
+        let name = domain.name.into_string();
+        let mut validator = Validator {
+            path: clip(&name),
+            report,
+        };
+        // Without a name, it is no other domain's double.
+        if name.is_empty() {
+            validator.rules(domain.descriptors, &mut Siblings::new());
+            return;
+        }
+        let next = self.domains.len();
+        let known = match self.by_name.entry(name.clone()) {
+            hash_map::Entry::Vacant(entry) => {
+                self.domains.push(DomainDef {
+                    name,
+                    rules: vec![],
+                });
+                entry.insert(Known {
+                    index: next,
+                    source,
+                    roots: Siblings::new(),
+                })
+            }
+            hash_map::Entry::Occupied(entry) => {
+                let known = entry.into_mut();
+                if !self.options.merge_domains {
+                    validator.duplicate_domain(&name, at, &known.source);
+                    validator.rules(domain.descriptors, &mut Siblings::new());
+                    return;
+                }
+                known
+            }
+        };
+        let rules = validator.rules(domain.descriptors, &mut known.roots);
+        self.domains[known.index].rules.extend(rules);
+    }
+}
+
+/// Makes rules of descriptors.
+struct Validator<'r, 'p> {
+    report: &'r mut Report<'p>,
+    path: String,
+}
+
+// === impl Validator ===
+
+impl Validator<'_, '_> {
+    /// `siblings` are those that stand before in the same list.
+    fn rules(&mut self, descriptors: Vec<Descriptor>, siblings: &mut Siblings) -> Vec<RuleDef> {
+        let above = self.path.len();
+        let mut rules = Vec::with_capacity(descriptors.len());
+        for descriptor in descriptors {
+            let broken = descriptor.key.is_broken() || descriptor.value.is_broken();
+            let composite = composite_key(descriptor.key.as_str(), descriptor.value.as_str());
+            self.path.push('.');
+            self.path
+                .push_str(&clip(if broken { "?" } else { &composite }));
+            if !broken {
+                self.check_key(&descriptor, composite, siblings);
+            }
+            rules.push(self.rule(descriptor));
+            self.path.truncate(above);
+        }
+        rules
+    }
+
+    fn rule(&mut self, descriptor: Descriptor) -> RuleDef {
+        RuleDef {
+            source: source(self.report, descriptor.at),
+            limit: descriptor.rate_limit.map(|limit| self.limit(limit)),
+            children: self.rules(descriptor.descriptors, &mut Siblings::new()),
+            key: descriptor.key.into_string(),
+            value: descriptor.value.into_string(),
+            shadow_mode: descriptor.shadow_mode,
+            quota_mode: descriptor.quota_mode,
+            detailed_metric: descriptor.detailed_metric,
+            value_to_metric: descriptor.value_to_metric,
+            share_threshold: descriptor.share_threshold,
+            metadata: descriptor.metadata,
+        }
+    }
+
+    fn check_key(&mut self, descriptor: &Descriptor, composite: String, siblings: &mut Siblings) {
+        let at = descriptor.key.at_or(descriptor.at);
+        if descriptor.key.is_empty() {
+            self.problem(at, "descriptor has empty key", None);
+            return;
+        }
+        if descriptor.share_threshold && !composite.contains('*') {
+            let message = format!(
+                "share_threshold can only be used with wildcard values (containing '*'), \
+                 but found key '{}'",
+                clip(&composite)
+            );
+            self.problem(at, message, None);
+        }
+        match siblings.entry(composite) {
+            hash_map::Entry::Vacant(entry) => {
+                entry.insert(source(self.report, at));
+            }
+            hash_map::Entry::Occupied(entry) => {
+                let message = format!("duplicate descriptor composite key '{}'", self.path);
+                let hint = first_at(entry.get());
+                self.problem(at, message, Some(hint));
+            }
+        }
+    }
+
+    fn limit(&mut self, limit: RateLimit) -> LimitDef {
+        let quota = self.quota(&limit);
+        self.check_name(&limit.name, limit.at);
+        for (at, replaced) in &limit.replaces {
+            let at = replaced.at_or(*at);
+            if replaced.is_empty() {
+                self.problem(at, "should not have an empty replaces entry", None);
+            } else if !replaced.is_broken() && replaced.as_str() == limit.name.as_str() {
+                let message = "replaces should not contain name of same descriptor";
+                self.problem(at, message, None);
+            }
+            self.check_name(replaced, at);
+        }
+        LimitDef {
+            quota,
+            name: limit.name.into_string(),
+            replaces: limit
+                .replaces
+                .into_iter()
+                .map(|(_, name)| name.into_string())
+                .collect(),
+        }
+    }
+
+    fn quota(&mut self, limit: &RateLimit) -> Quota {
+        let at = limit.unit.at_or(limit.at);
+        let unit = Unit::from_name(limit.unit.as_str());
+        if limit.unlimited {
+            if unit.is_some() {
+                let message = "should not specify rate limit unit when unlimited";
+                self.problem(at, message, None);
+            }
+            return Quota::Unlimited;
+        }
+        if unit.is_none() && !limit.unit.is_broken() {
+            let name = clip(limit.unit.as_str());
+            let names = Unit::ALL.map(Unit::name).join(", ");
+            let hint = format!("the units are {names}");
+            let message = format!("invalid rate limit unit '{name}'");
+            self.problem(at, message, Some(hint));
+        }
+        Quota::Limited(Limit {
+            requests: limit.requests_per_unit,
+            window: Window::of(unit.unwrap_or(Unit::Second)),
+        })
+    }
+
+    /// Proxies put a limit's name between quotes into a header, as it is.
+    fn check_name(&mut self, name: &Field<String>, around: Mark) {
+        let breaks = |char: char| matches!(char, '"' | '\\') || char.is_control();
+        if name.as_str().contains(breaks) {
+            let message = format!(
+                "a limit's name cannot contain quotes, backslashes or control characters, \
+                 but found {:?}",
+                clip(name.as_str())
+            );
+            let hint = "Envoy puts the name into response headers as it is".to_owned();
+            self.problem(name.at_or(around), message, Some(hint));
+        }
+    }
+
+    fn duplicate_domain(&mut self, name: &str, at: Mark, first: &Source) {
+        let message = format!("duplicate domain '{}' in config file", clip(name));
+        let hint = format!("{}; files of a domain can be merged", first_at(first));
+        self.problem(at, message, Some(hint));
+    }
+
+    fn problem(&mut self, at: Mark, message: impl Into<String>, hint: Option<String>) {
+        self.report.add(Stage::Rules, at, &self.path, message, hint);
+    }
+}
+
+fn first_at(source: &Source) -> String {
+    format!("the first one is at {}:{}", source.file, source.line)
+}
+
+fn source(report: &Report<'_>, at: Mark) -> Source {
+    Source {
+        file: Arc::clone(report.file()),
+        line: at.line,
+        column: at.column,
+    }
+}
+
+/// A file's text; or what can be read of it, and what is wrong after that.
+fn text_of(bytes: &[u8]) -> Result<&str, (&str, Mark, String)> {
+    if bytes.len() > MAX_FILE_BYTES {
+        let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(("", Mark::START, message));
+    }
+    std::str::from_utf8(bytes).map_err(|error| {
+        let valid = &bytes[..error.valid_up_to()];
+        let valid = std::str::from_utf8(valid).unwrap_or_default();
+        let at = yaml::mark_at(valid, valid.len());
+        (valid, at, "the file is not UTF-8 text".to_owned())
+    })
+}

@@ -1,0 +1,285 @@
+//! A path → the rules files at or below it.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::compile::{MAX_FILE_BYTES, SourceFile};
+
+/// Bytes that all files together may have.
+const MAX_TOTAL_BYTES: usize = 512 << 20;
+
+/// Which files of a folder to read, and what to call them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Only files named `*.yaml` or `*.yml`; the reference reads them all.
+    pub only_yaml: bool,
+    /// Leave out files and folders whose names begin with a dot. A mounted
+    /// Kubernetes ConfigMap holds each file twice without it.
+    pub ignore_dot_files: bool,
+    /// What to call a file.
+    pub names: Names,
+}
+
+/// What to call a file in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Its path, as it was opened.
+    Path,
+    /// The reference's runtime key: the path relative to the folder that is
+    /// read, `/` written as `.`; only files whose key begins with `prefix`.
+    RuntimeKey {
+        /// For example `config.`; empty for all files.
+        prefix: String,
+    },
+}
+
+/// Files or folders that could not be read; all of them.
+#[derive(Debug)]
+pub struct ReadError {
+    /// Each path with its reason.
+    pub failures: Vec<(PathBuf, io::Error)>,
+}
+
+/// Reads a file, or a folder and the folders below it.
+///
+/// Links to files are followed, links to folders are not entered. The result
+/// is sorted by name.
+///
+/// # Errors
+/// Anything that cannot be read.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Vec<SourceFile>, ReadError> {
+    let mut walk = Walk {
+        root: path,
+        options,
+        files: vec![],
+        total: 0,
+        failures: vec![],
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => walk.folders(),
+        Ok(_) => walk.file(path.to_owned()),
+        Err(error) => walk.failures.push((path.to_owned(), error)),
+    }
+    if walk.failures.is_empty() {
+        walk.files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(walk.files)
+    } else {
+        let mut failures = walk.failures;
+        failures.sort_by(|a, b| a.0.cmp(&b.0));
+        Err(ReadError { failures })
+    }
+}
+
+/// Reads one file, whatever it is called; a little more than it may have
+/// when it is too large, so that the compiler will say so.
+///
+/// # Errors
+/// Those of the file system.
+pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    let limit = MAX_FILE_BYTES as u64 + 1;
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+struct Walk<'o> {
+    root: &'o Path,
+    options: &'o ReadOptions,
+    files: Vec<SourceFile>,
+    total: usize,
+    failures: Vec<(PathBuf, io::Error)>,
+}
+
+// === impl Walk ===
+
+impl Walk<'_> {
+    fn folders(&mut self) {
+        let mut folders = vec![self.root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            if let Err(error) = self.folder(&folder, &mut folders) {
+                self.failures.push((folder, error));
+            }
+        }
+    }
+
+    fn folder(&mut self, folder: &Path, folders: &mut Vec<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if self.options.ignore_dot_files && name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            } else if self.is_wanted(&path) {
+                self.file(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// A regular file, or a link to one, or to nothing: that is told.
+    fn is_wanted(&self, path: &Path) -> bool {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let named = !self.options.only_yaml || matches!(extension, Some("yaml" | "yml"));
+        named && fs::metadata(path).map_or(true, |metadata| metadata.is_file())
+    }
+
+    fn file(&mut self, path: PathBuf) {
+        let Some(name) = self.name(&path) else {
+            return;
+        };
+        match read_bytes(&path) {
+            Ok(bytes) if self.total + bytes.len() <= MAX_TOTAL_BYTES => {
+                self.total += bytes.len();
+                self.files.push(SourceFile { name, bytes });
+            }
+            Ok(_) => {
+                let message = format!("all files together exceed {} MiB", MAX_TOTAL_BYTES >> 20);
+                let error = io::Error::new(io::ErrorKind::FileTooLarge, message);
+                self.failures.push((path, error));
+            }
+            Err(error) => self.failures.push((path, error)),
+        }
+    }
+
+    fn name(&self, path: &Path) -> Option<Arc<str>> {
+        match &self.options.names {
+            Names::Path => Some(path.to_string_lossy().into()),
+            Names::RuntimeKey { prefix } => {
+                let relative = path.strip_prefix(self.root).unwrap_or(path);
+                let key = if relative.as_os_str().is_empty() {
+                    path.file_name().unwrap_or_default().to_string_lossy()
+                } else {
+                    relative.to_string_lossy()
+                };
+                let key = key.replace(std::path::MAIN_SEPARATOR, ".");
+                key.starts_with(prefix.as_str()).then(|| key.into())
+            }
+        }
+    }
+}
+
+// === impl ReadOptions ===
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            only_yaml: true,
+            ignore_dot_files: true,
+            names: Names::Path,
+        }
+    }
+}
+
+impl ReadOptions {
+    /// As the reference reads a folder: every file, called by its runtime
+    /// key, of which those count that begin with `prefix`.
+    #[must_use]
+    pub fn reference(prefix: &str, ignore_dot_files: bool) -> Self {
+        Self {
+            only_yaml: false,
+            ignore_dot_files,
+            names: Names::RuntimeKey {
+                prefix: prefix.to_owned(),
+            },
+        }
+    }
+}
+
+// === impl ReadError ===
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (path, error)) in self.failures.iter().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}cannot read {}: {error}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path, options: &ReadOptions) -> Vec<String> {
+        let files = read(root, options).unwrap();
+        let prefix = format!("{}/", root.display());
+        files
+            .iter()
+            .map(|file| file.name.strip_prefix(&prefix).unwrap_or(&file.name).into())
+            .collect()
+    }
+
+    #[test]
+    fn a_folder_is_read_as_asked() {
+        let root = folder(&[
+            "b.yaml",
+            "a.yml",
+            "sub/c.yaml",
+            "notes.txt",
+            ".d.yaml",
+            "..x/b.yaml",
+        ]);
+        let reference = |prefix, dots| ReadOptions::reference(prefix, dots);
+        for (options, expected) in [
+            (ReadOptions::default(), "a.yml b.yaml sub/c.yaml"),
+            (reference("", true), "a.yml b.yaml notes.txt sub.c.yaml"),
+            (reference("sub.", true), "sub.c.yaml"),
+            (
+                reference("", false),
+                "..x.b.yaml .d.yaml a.yml b.yaml notes.txt sub.c.yaml",
+            ),
+        ] {
+            assert_eq!(
+                names(root.path(), &options).join(" "),
+                expected,
+                "{options:?}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_are_followed_and_links_to_folders_not_entered() {
+        let root = folder(&["real/a.yaml", "rules/b.yaml"]);
+        let rules = root.path().join("rules");
+        std::os::unix::fs::symlink(root.path().join("real/a.yaml"), rules.join("l.yaml")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("real"), rules.join("folder")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("real"), rules.join("folder.yaml")).unwrap();
+        assert_eq!(names(&rules, &ReadOptions::default()), ["b.yaml", "l.yaml"]);
+
+        std::os::unix::fs::symlink("nowhere", rules.join("gone.yaml")).unwrap();
+        let error = read(&rules, &ReadOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("gone.yaml"), "{error}");
+    }
+
+    #[test]
+    fn a_single_file_is_read_whatever_its_name() {
+        let root = folder(&["rules.txt"]);
+        let path = root.path().join("rules.txt");
+        assert_eq!(read(&path, &ReadOptions::default()).unwrap().len(), 1);
+        let key = &read(&path, &ReadOptions::reference("", true)).unwrap()[0].name;
+        assert_eq!(&**key, "rules.txt");
+        assert!(read(&root.path().join("missing"), &ReadOptions::default()).is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! Rules files: reading, checking, compiling.
+//!
+//! Everything that is wrong in any file is found in one go and told with
+//! file, line, column and the path to the rule; a configuration with
+//! mistakes is not loaded at all. Settings of the process are not here.
+//!
+//! In reading order: [`files`] a path → the files below it · `yaml` text →
+//! nodes with places · `scalar` what a scalar means · `schema` nodes → typed
+//! definitions · `metadata` free data of rules · [`compile`] definitions →
+//! `engine::rules` · [`problem`] mistakes and how they are shown ·
+//! [`dump`] compiled rules → JSON.
+
+pub mod compile;
+pub mod dump;
+pub mod files;
+mod metadata;
+pub mod problem;
+mod scalar;
+mod schema;
+mod yaml;
+
+pub use self::{
+    compile::{Options, SourceFile, compile},
+    dump::to_json,
+    files::{ReadError, ReadOptions, read},
+    problem::{Problem, Problems},
+};
