@@ -5,13 +5,12 @@ mod boundary;
 mod format;
 
 use std::{
-    collections::HashSet,
-    fmt::Write as _,
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
 };
 
-use boundary::{Answer, Boundary, Kind};
+use boundary::{Boundary, Kind};
 use format::{Case, Clock, Step};
 
 /// What the suite promises to hold.
@@ -59,7 +58,10 @@ fn load() -> Vec<(String, Vec<Case>)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .expect("the cases are there")
         .map(|entry| entry.expect("a readable folder").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     paths.sort();
     paths.iter().map(|path| load_file(path)).collect()
@@ -80,32 +82,93 @@ fn run_case(kind: Kind, case: &Case) -> Result<(), String> {
     let mut boundary = boundary::start(kind, case)?;
     let mut clock = Clock::default();
     for (number, step) in (1..).zip(&case.steps) {
-        let now = clock.advance(step)?;
-        let answer = boundary.ask(now, &step.request(case)?);
-        let diff = diff(&*boundary, case, step, &answer);
-        if !diff.is_empty() {
+        run_step(&mut *boundary, case, &mut clock, step).map_err(|failure| {
             let note = step.note.as_deref().unwrap_or_default();
-            return Err(format!("  step {number} {note}\n{diff}"));
-        }
+            format!("  step {number} {note}\n{failure}")
+        })?;
     }
     Ok(())
 }
 
-/// The lines in which expected and got differ; empty when they agree.
-fn diff(boundary: &dyn Boundary, case: &Case, step: &Step, got: &Answer) -> String {
-    let expected = step.expected(case, boundary.shows());
-    let got = got.lines(&expected);
+fn run_step(
+    boundary: &mut dyn Boundary,
+    case: &Case,
+    clock: &mut Clock,
+    step: &Step,
+) -> Result<(), String> {
+    let now = clock.advance(step)?;
+    let got = boundary.ask(now, &step.request(case)?);
+    let expected = step.expected(case, boundary.shows())?;
+    let diff = diff(&expected, &got);
+    if diff.is_empty() { Ok(()) } else { Err(diff) }
+}
+
+/// An answer as labelled lines, such as `status 2` → `OK 3/hour left 1 …`.
+type Lines = BTreeMap<String, String>;
+
+/// The lines in which the two differ; empty when they agree.
+fn diff(expected: &Lines, got: &Lines) -> String {
     let mut diff = String::new();
-    for row in 0..expected.len().max(got.len()) {
-        let (expected, got) = (expected.get(row), got.get(row));
-        if expected == got {
+    let labels: BTreeSet<&String> = expected.keys().chain(got.keys()).collect();
+    for label in labels {
+        let (expected, got) = (expected.get(label), got.get(label));
+        if expected == got || (expected.is_none() && is_optional(label)) {
             continue;
         }
-        for (sign, line) in [('-', expected), ('+', got)] {
-            if let Some(line) = line {
-                let _ = writeln!(diff, "    {sign} {line}");
-            }
+        for (name, line) in [("expected", expected), ("got     ", got)] {
+            let line = line.map_or("(nothing)", String::as_str);
+            diff += &format!("    {label}: {name} {line}\n");
         }
     }
     diff
+}
+
+/// Looked at only where the case says something about it.
+fn is_optional(label: &str) -> bool {
+    label.starts_with("statistics") || label == "dynamic_metadata"
+}
+
+#[test]
+fn every_difference_is_seen() {
+    let lines = |pairs: &[(&str, &str)]| -> Lines {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(label, line)| ((*label).to_owned(), (*line).to_owned()))
+            .collect()
+    };
+    let expected = lines(&[("overall", "OK"), ("status 1", "no limit")]);
+    for (got, rows) in [
+        (lines(&[("overall", "OK"), ("status 1", "no limit")]), 0),
+        (lines(&[("overall", "OVER"), ("status 1", "no limit")]), 2),
+        (lines(&[("overall", "OK")]), 2),
+        (
+            lines(&[
+                ("overall", "OK"),
+                ("status 1", "no limit"),
+                ("status 2", "no limit"),
+            ]),
+            2,
+        ),
+        (
+            lines(&[
+                ("overall", "OK"),
+                ("status 1", "no limit"),
+                ("header 1", "L: 1"),
+            ]),
+            2,
+        ),
+        (
+            lines(&[
+                ("overall", "OK"),
+                ("status 1", "no limit"),
+                ("statistics 1", "total 1"),
+            ]),
+            0,
+        ),
+        (lines(&[("error", "no")]), 6),
+    ] {
+        assert_eq!(diff(&expected, &got).lines().count(), rows, "{got:?}");
+    }
+    let told = lines(&[("statistics 1", "total 1")]);
+    assert_eq!(diff(&told, &lines(&[])).lines().count(), 2);
 }
