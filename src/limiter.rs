@@ -1,0 +1,150 @@
+//! One request, from question to decision: the clock is read once, one
+//! snapshot of the rules is borrowed, the store is asked once.
+
+use std::{cell::RefCell, fmt, sync::Arc};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::{
+    clock::Clock,
+    engine::{
+        decision::{Decision, Policy},
+        descriptor::Request,
+        plan::Plan,
+        rules::RuleSet,
+    },
+    storage::{AnyStore, ChargeMode, StoreError},
+};
+
+/// Decides. One per process, shared by all connections.
+#[derive(Debug)]
+pub struct Limiter {
+    clock: Clock,
+    rules: ArcSwapOption<RuleSet>,
+    store: AnyStore,
+    policy: Policy,
+    mode: ChargeMode,
+}
+
+/// A decision and the rules it was made by.
+#[derive(Debug)]
+pub struct Answer {
+    rules: Guard<Option<Arc<RuleSet>>>,
+    /// What was decided.
+    pub decision: Decision,
+}
+
+/// Why there is no decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// The request names no domain.
+    EmptyDomain,
+    /// The request has nothing to decide on.
+    NoDescriptors,
+    /// No rules have ever been loaded.
+    NoRules,
+    /// The store could not count.
+    Store(StoreError),
+}
+
+thread_local! {
+    /// Where composite keys are put together; kept to save its allocation.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+// === impl Limiter ===
+
+impl Limiter {
+    /// A limiter without rules.
+    #[must_use]
+    pub fn new(clock: Clock, store: AnyStore, policy: Policy, mode: ChargeMode) -> Self {
+        Self {
+            clock,
+            rules: ArcSwapOption::empty(),
+            store,
+            policy,
+            mode,
+        }
+    }
+
+    /// Replaces the rules as a whole; counters stay.
+    pub fn set_rules(&self, rules: RuleSet) {
+        self.rules.store(Some(Arc::new(rules)));
+    }
+
+    /// The rules in force, if any were ever loaded.
+    #[must_use]
+    pub fn rules(&self) -> Option<Arc<RuleSet>> {
+        self.rules.load_full()
+    }
+
+    /// Where counters live.
+    #[must_use]
+    pub fn store(&self) -> &AnyStore {
+        &self.store
+    }
+
+    /// The clock that decisions go by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Decides and counts.
+    ///
+    /// # Errors
+    /// The request says too little, there are no rules, or the store failed;
+    /// in the last case some hits may have been counted.
+    pub async fn decide(&self, request: &Request<'_>) -> Result<Answer, LimitError> {
+        if request.domain.is_empty() {
+            return Err(LimitError::EmptyDomain);
+        }
+        if request.descriptors.is_empty() {
+            return Err(LimitError::NoDescriptors);
+        }
+        let guard = self.rules.load();
+        let Some(rules) = guard.as_deref() else {
+            return Err(LimitError::NoRules);
+        };
+        let now = self.clock.now();
+        let plan = SCRATCH.with_borrow_mut(|scratch| Plan::new(rules, request, scratch));
+        let seen = self
+            .store
+            .charge(&plan.charges, self.mode, now)
+            .await
+            .map_err(LimitError::Store)?;
+        let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
+        drop(plan);
+        Ok(Answer {
+            decision,
+            rules: guard,
+        })
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The rules that the decision's ids refer to.
+    #[must_use]
+    pub fn rules(&self) -> &RuleSet {
+        self.rules
+            .as_deref()
+            .expect("an answer is only made where rules were loaded")
+    }
+}
+
+// === impl LimitError ===
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyDomain => f.write_str("rate limit domain must not be empty"),
+            Self::NoDescriptors => f.write_str("rate limit descriptor list must not be empty"),
+            Self::NoRules => f.write_str("no rate limit configuration loaded"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LimitError {}

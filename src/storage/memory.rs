@@ -1,0 +1,392 @@
+//! Counters in this process's memory.
+//!
+//! Counters are spread over shards by a keyed hash of their key; a shard is a
+//! flat table under a mutex that is held for one counter's arithmetic. So a
+//! limit of N admits exactly N, from however many threads. A counter costs 40
+//! bytes and its share of the table's free places.
+//!
+//! A counter is freed some seconds after its window has ended: [`sweep_next`]
+//! walks through the shards. One whose window has not ended is never dropped
+//! unless the configured bound is reached and the policy says so.
+//!
+//! [`sweep_next`]: MemoryStore::sweep_next
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use hashbrown::{HashTable, hash_table};
+use smallvec::SmallVec;
+
+use super::ChargeMode;
+use crate::engine::{
+    algorithm::{Cell, Observation, Step, fixed_window},
+    descriptor::Hits,
+    key::HashSeed,
+    plan::{Charge, PerDescriptor},
+    time::Timestamp,
+};
+
+/// Settings of the memory store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most counters held at once. `--max-counters`, default 10,000,000.
+    pub max_counters: usize,
+    /// What to do with a new counter beyond that. `--when-full`, default `deny`.
+    pub when_full: WhenFull,
+}
+
+/// What happens to a new counter when the store is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Its hits are refused; nobody's limit is forgotten.
+    #[default]
+    Deny,
+    /// Its hits pass uncounted; nobody's limit is forgotten.
+    Allow,
+    /// It takes the place of one whose window ends soonest.
+    EvictExpiringSoonest,
+}
+
+/// Counters of one process.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: Box<[Shard]>,
+    seed: HashSeed,
+    config: Config,
+    live: AtomicUsize,
+    next_sweep: AtomicUsize,
+    warned_full: AtomicBool,
+    refused: AtomicU64,
+    uncounted: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// Figures about the store, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Counters held, with those whose end has not been noticed yet.
+    pub counters: usize,
+    /// Charges refused because the store was full.
+    pub refused_when_full: u64,
+    /// Charges let pass uncounted because the store was full.
+    pub uncounted_when_full: u64,
+    /// Counters dropped before their window's end.
+    pub evicted: u64,
+}
+
+/// Aligned so that two shards' locks never share a cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    slots: HashTable<Slot>,
+    /// When expired slots were last looked for, in seconds.
+    swept: u64,
+}
+
+/// 40 bytes; the key is two halves because a `u128` would be aligned to 16.
+#[derive(Debug)]
+struct Slot {
+    key: [u64; 2],
+    cell: Cell,
+}
+
+/// Counters for each shard that make further shards worth their memory.
+const COUNTERS_PER_SHARD: usize = 4_096;
+const MAX_SHARDS: usize = 256;
+/// A full shard is searched once for so many of its slots, not for each.
+const EVICTED_SHARE: usize = 64;
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// An empty store. `seed` should be random: it keeps clients from making
+    /// their counters meet other people's.
+    #[must_use]
+    pub fn new(config: Config, seed: HashSeed) -> Self {
+        let shards = (config.max_counters / COUNTERS_PER_SHARD)
+            .clamp(1, MAX_SHARDS)
+            .next_power_of_two();
+        Self {
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            seed,
+            config,
+            live: AtomicUsize::new(0),
+            next_sweep: AtomicUsize::new(0),
+            warned_full: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            uncounted: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// See [`AnyStore::charge`](super::AnyStore::charge); never waits.
+    #[must_use]
+    pub fn charge(
+        &self,
+        charges: &[Charge<'_>],
+        mode: ChargeMode,
+        now: Timestamp,
+    ) -> PerDescriptor<Observation> {
+        match mode {
+            ChargeMode::OthersStandStill if charges.len() > 1 => self.charge_together(charges, now),
+            _ => charges
+                .iter()
+                .map(|charge| {
+                    let key = self.key(charge);
+                    let mut table = self.shards[self.shard_of(key)].lock();
+                    self.charge_one(&mut table, key, charge, charge.hits, now)
+                })
+                .collect(),
+        }
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            counters: self.live.load(Ordering::Relaxed),
+            refused_when_full: self.refused.load(Ordering::Relaxed),
+            uncounted_when_full: self.uncounted.load(Ordering::Relaxed),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How many calls of [`sweep_next`](Self::sweep_next) see every counter.
+    #[must_use]
+    pub fn sweeps_per_round(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Frees the ended counters of the next shard.
+    pub fn sweep_next(&self, now: Timestamp) {
+        let index = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let mut table = self.shards[index].lock();
+        self.sweep(&mut table, now);
+    }
+
+    /// All shards concerned are locked, in order, so that looking and
+    /// counting are one step.
+    fn charge_together(&self, charges: &[Charge<'_>], now: Timestamp) -> PerDescriptor<Observation> {
+        let keys: SmallVec<[[u64; 2]; 8]> = charges.iter().map(|c| self.key(c)).collect();
+        let mut order: SmallVec<[usize; 8]> = keys.iter().map(|key| self.shard_of(*key)).collect();
+        order.sort_unstable();
+        order.dedup();
+        let mut tables: SmallVec<[MutexGuard<'_, Table>; 8]> =
+            order.iter().map(|&shard| self.shards[shard].lock()).collect();
+        let place = |key: [u64; 2]| {
+            order
+                .binary_search(&self.shard_of(key))
+                .expect("every key's shard was put in `order`")
+        };
+        let goes_over: SmallVec<[bool; 8]> = keys
+            .iter()
+            .zip(charges)
+            .map(|(&key, charge)| {
+                let old = tables[place(key)].get(key);
+                let seen = fixed_window(charge.limit.window, old, charge.hits, now).observation;
+                let takes = matches!(charge.hits, Hits::Take(_));
+                takes && seen.after > u64::from(charge.limit.requests)
+            })
+            .collect();
+        let refused = goes_over
+            .iter()
+            .zip(charges)
+            .any(|(&over, charge)| over && !charge.shadow);
+        keys.iter()
+            .zip(charges)
+            .zip(&goes_over)
+            .map(|((&key, charge), &over)| {
+                let stands_still = refused && !over;
+                let hits = if stands_still { Hits::Take(0) } else { charge.hits };
+                self.charge_one(&mut tables[place(key)], key, charge, hits, now)
+            })
+            .collect()
+    }
+
+    fn charge_one(
+        &self,
+        table: &mut Table,
+        key: [u64; 2],
+        charge: &Charge<'_>,
+        hits: Hits,
+        now: Timestamp,
+    ) -> Observation {
+        let window = charge.limit.window;
+        if let Ok(mut found) = table.entry(key) {
+            let slot = found.get_mut();
+            let step = fixed_window(window, Some(slot.cell), hits, now);
+            slot.cell = step.cell;
+            return step.observation;
+        }
+        let step = fixed_window(window, None, hits, now);
+        if step.cell.count == 0 {
+            // A look, or a refund of nothing: no counter is needed to say so.
+            return step.observation;
+        }
+        self.insert(table, key, charge, step, now)
+    }
+
+    fn insert(
+        &self,
+        table: &mut Table,
+        key: [u64; 2],
+        charge: &Charge<'_>,
+        step: Step,
+        now: Timestamp,
+    ) -> Observation {
+        if self.reserve(table, now) {
+            table.insert(Slot {
+                key,
+                cell: step.cell,
+            });
+            return step.observation;
+        }
+        match self.config.when_full {
+            WhenFull::Allow => {
+                self.uncounted.fetch_add(1, Ordering::Relaxed);
+                step.observation
+            }
+            WhenFull::Deny | WhenFull::EvictExpiringSoonest => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let before = u64::from(charge.limit.requests);
+                Observation {
+                    before,
+                    after: before.saturating_add(step.observation.after),
+                    resets: step.observation.resets,
+                }
+            }
+        }
+    }
+
+    /// Makes sure that one more counter may be held, and counts it.
+    fn reserve(&self, table: &mut Table, now: Timestamp) -> bool {
+        if self.try_reserve() {
+            return true;
+        }
+        self.warn_full();
+        if table.swept < now.as_secs() {
+            self.sweep(table, now);
+        }
+        if self.try_reserve() {
+            return true;
+        }
+        if self.config.when_full == WhenFull::EvictExpiringSoonest {
+            let evicted = table.evict_soonest();
+            self.live.fetch_sub(evicted, Ordering::Relaxed);
+            self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+        }
+        self.try_reserve()
+    }
+
+    fn try_reserve(&self) -> bool {
+        let before = self.live.fetch_add(1, Ordering::Relaxed);
+        let free = before < self.config.max_counters;
+        if !free {
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        }
+        free
+    }
+
+    fn sweep(&self, table: &mut Table, now: Timestamp) {
+        let freed = table.free_expired(now);
+        self.live.fetch_sub(freed, Ordering::Relaxed);
+    }
+
+    fn warn_full(&self) {
+        if !self.warned_full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                max_counters = self.config.max_counters,
+                when_full = ?self.config.when_full,
+                "the memory store is full; see --max-counters and --when-full"
+            );
+        }
+    }
+
+    fn key(&self, charge: &Charge<'_>) -> [u64; 2] {
+        let hash = charge.key.hash(self.seed);
+        #[allow(clippy::cast_possible_truncation, reason = "takes the halves apart")]
+        let halves = [hash as u64, (hash >> 64) as u64];
+        halves
+    }
+
+    fn shard_of(&self, key: [u64; 2]) -> usize {
+        #[allow(clippy::cast_possible_truncation, reason = "only low bits are used")]
+        let low = key[1] as usize;
+        low & (self.shards.len() - 1)
+    }
+}
+
+impl Shard {
+    /// A panic elsewhere leaves a table whole: nothing in here can unwind
+    /// between two steps that belong together.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn entry(&mut self, key: [u64; 2]) -> Result<hash_table::OccupiedEntry<'_, Slot>, ()> {
+        self.slots
+            .find_entry(key[0], |slot| slot.key == key)
+            .map_err(drop)
+    }
+
+    fn get(&self, key: [u64; 2]) -> Option<Cell> {
+        self.slots
+            .find(key[0], |slot| slot.key == key)
+            .map(|slot| slot.cell)
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        self.slots
+            .insert_unique(slot.key[0], slot, |slot| slot.key[0]);
+    }
+
+    /// Drops slots whose window has ended; says how many.
+    fn free_expired(&mut self, now: Timestamp) -> usize {
+        self.swept = now.as_secs();
+        self.retain(|cell| cell.expires > now)
+    }
+
+    /// Drops those that would go soonest, a small share of all at once; says
+    /// how many.
+    fn evict_soonest(&mut self) -> usize {
+        let mut ends: Vec<Timestamp> = self.slots.iter().map(|slot| slot.cell.expires).collect();
+        if ends.is_empty() {
+            return 0;
+        }
+        let mut left = (ends.len() / EVICTED_SHARE).max(1);
+        let (_, &mut last, _) = ends.select_nth_unstable(left - 1);
+        let earlier = ends.iter().filter(|&&end| end < last).count();
+        let mut at_last = left - earlier;
+        self.retain(|cell| {
+            let goes = left > 0 && (cell.expires < last || (cell.expires == last && at_last > 0));
+            if goes {
+                left -= 1;
+                at_last -= usize::from(cell.expires == last);
+            }
+            !goes
+        })
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Cell) -> bool) -> usize {
+        let before = self.slots.len();
+        self.slots.retain(|slot| keep(&slot.cell));
+        let len = self.slots.len();
+        if self.slots.capacity() / 4 > len {
+            self.slots.shrink_to(len * 2, |slot| slot.key[0]);
+        }
+        before - len
+    }
+}
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;
