@@ -22,6 +22,11 @@ fn the_engine_answers_as_expected() {
 }
 
 #[test]
+fn the_memory_store_answers_as_expected() {
+    run(Kind::Store);
+}
+
+#[test]
 fn names_are_unique_in_each_file() {
     for (file, cases) in load() {
         let mut seen = HashSet::new();

@@ -2,6 +2,7 @@
 //! lines that can be compared.
 
 mod engine;
+mod store;
 
 use ratekeeper::{
     config::{self, Options, SourceFile},
@@ -49,16 +50,19 @@ pub(super) trait Boundary {
 pub(super) fn start(kind: Kind, case: &Case) -> Result<Box<dyn Boundary>, String> {
     match kind {
         Kind::Engine => Ok(Box::new(engine::Engine::new(case)?)),
-        Kind::Store | Kind::Grpc => Err("no such boundary yet".to_owned()),
+        Kind::Store => Ok(Box::new(store::Store::new(case)?)),
+        Kind::Grpc => Err("no such boundary yet".to_owned()),
     }
 }
 
 // === what boundaries share ===
 
-fn compile(case: &Case) -> Result<RuleSet, String> {
+/// The case's rules; `None` where none were ever loaded.
+fn compile(case: &Case) -> Result<Option<RuleSet>, String> {
     let files: Vec<SourceFile> = match &case.rules {
-        Rules::One(text) => vec![source("rules.yaml", text)],
-        Rules::Named(files) => files
+        None => return Ok(None),
+        Some(Rules::One(text)) => vec![source("rules.yaml", text)],
+        Some(Rules::Named(files)) => files
             .iter()
             .map(|(name, text)| source(name, text))
             .collect(),
@@ -67,7 +71,9 @@ fn compile(case: &Case) -> Result<RuleSet, String> {
         merge_domains: case.settings.merge_domains,
         ..Options::default()
     };
-    config::compile(&files, &options).map_err(|problems| format!("  rules: {problems:?}"))
+    config::compile(&files, &options)
+        .map(Some)
+        .map_err(|problems| format!("  rules: {problems:?}"))
 }
 
 fn source(name: &str, text: &str) -> SourceFile {
@@ -88,21 +94,25 @@ fn policy(settings: &Settings) -> Policy {
     }
 }
 
-fn header_names(settings: &Settings) -> Result<Option<HeaderNames>, String> {
-    let Some([limit, remaining, reset]) = &settings.headers else {
-        return Ok(None);
-    };
-    let names = HeaderNames::new(limit, remaining, reset);
-    names.map(Some).map_err(|error| error.to_string())
+/// What of a decision goes into an answer.
+struct Shown {
+    headers: Option<HeaderNames>,
+    metadata: bool,
+}
+
+impl Shown {
+    fn new(settings: &Settings) -> Result<Self, String> {
+        let names = settings.headers.as_ref();
+        let headers = names.map(|[limit, left, reset]| HeaderNames::new(limit, left, reset));
+        Ok(Self {
+            headers: headers.transpose().map_err(|error| error.to_string())?,
+            metadata: settings.dynamic_metadata,
+        })
+    }
 }
 
 /// A decision as lines, with all that a caller inside the process can see.
-fn decision_lines(
-    rules: &RuleSet,
-    decision: &Decision,
-    names: Option<&HeaderNames>,
-    with_metadata: bool,
-) -> Lines {
+fn decision_lines(rules: &RuleSet, decision: &Decision, shown: &Shown) -> Lines {
     let mut lines = Lines::new();
     lines.insert("overall".to_owned(), code_name(decision.code).to_owned());
     for (number, status) in (1..).zip(&decision.statuses) {
@@ -118,7 +128,7 @@ fn decision_lines(
         ];
         lines.insert(format!("statistics {number}"), format::statistics(&hits));
     }
-    if let (Some(names), Some(headers)) = (names, Headers::of(decision)) {
+    if let (Some(names), Some(headers)) = (&shown.headers, Headers::of(decision)) {
         for (number, name, value) in [
             (1, &names.limit, u64::from(headers.limit)),
             (2, &names.remaining, u64::from(headers.remaining)),
@@ -127,7 +137,7 @@ fn decision_lines(
             lines.insert(format!("header {number}"), format!("{name}: {value}"));
         }
     }
-    if with_metadata {
+    if shown.metadata {
         let merged = metadata::Value::Map(decision.metadata(rules));
         put_metadata(&mut lines, "metadata", &to_json(&merged));
     }

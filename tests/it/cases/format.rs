@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use ratekeeper::engine::{
-    limit::{Unit, Window},
+    descriptor::{Descriptor, Entry, Hits, Request},
+    limit::{Limit, Unit, Window},
     time::Timestamp,
 };
 use serde::Deserialize;
@@ -19,7 +20,7 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub(super) struct Case {
     pub(super) name: String,
-    pub(super) rules: Rules,
+    pub(super) rules: Option<Rules>,
     #[serde(default = "default_domain")]
     domain: String,
     #[serde(default)]
@@ -334,6 +335,59 @@ impl Text {
     }
 }
 
+// === impl Asked ===
+
+impl Asked {
+    /// Calls `ask` with the request in the engine's terms.
+    pub(super) fn with_request<T>(&self, ask: impl FnOnce(&Request<'_>) -> T) -> T {
+        let entries: Vec<Vec<Entry<'_>>> = self
+            .descriptors
+            .iter()
+            .map(AskedDescriptor::entries)
+            .collect();
+        let descriptors: Vec<Descriptor<'_>> = self
+            .descriptors
+            .iter()
+            .zip(&entries)
+            .map(|(descriptor, entries)| Descriptor {
+                entries,
+                limit: descriptor.limit(),
+                hits: descriptor.hits(self.hits),
+            })
+            .collect();
+        ask(&Request {
+            domain: self.domain.as_bytes(),
+            descriptors: &descriptors,
+        })
+    }
+}
+
+impl AskedDescriptor {
+    fn entries(&self) -> Vec<Entry<'_>> {
+        let entries = self.entries.iter();
+        entries.map(|(key, value)| Entry { key, value }).collect()
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        let limit = self.limit.as_ref()?;
+        Some(Limit {
+            requests: limit.requests,
+            window: limit.window()?,
+        })
+    }
+
+    /// What the service makes of hits: a descriptor's own stand before the
+    /// request's, of which 0 is 1.
+    fn hits(&self, of_request: u32) -> Hits {
+        let amount = self.hits.unwrap_or(u64::from(of_request.max(1)));
+        if self.negative {
+            Hits::GiveBack(amount)
+        } else {
+            Hits::Take(amount)
+        }
+    }
+}
+
 // === impl Override ===
 
 impl Override {
@@ -365,7 +419,7 @@ impl Override {
     }
 
     /// Its window; `None` for a unit that does not exist.
-    pub(super) fn window(&self) -> Option<Window> {
+    fn window(&self) -> Option<Window> {
         let (_, unit) = UNITS.iter().find(|(number, _)| *number == self.unit)?;
         Some(Window::times(*unit, self.multiplier.unwrap_or(1)))
     }

@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use ratekeeper::engine::{
     algorithm::{Cell, Observation, fixed_window},
     decision::{Decision, Policy},
-    descriptor::{Descriptor, Entry, Hits, Request},
-    headers::HeaderNames,
-    limit::Limit,
+    descriptor::Hits,
     plan::{Charge, Plan},
     rules::RuleSet,
     time::Timestamp,
@@ -17,16 +15,15 @@ use ratekeeper::engine::{
 use super::{
     super::{
         Lines,
-        format::{Asked, AskedDescriptor, Case},
+        format::{Asked, Case},
     },
-    Boundary, Shows, compile, decision_lines, header_names, policy,
+    Boundary, Shown, Shows, compile, decision_lines, policy,
 };
 
 pub(super) struct Engine {
     rules: RuleSet,
     policy: Policy,
-    headers: Option<HeaderNames>,
-    dynamic_metadata: bool,
+    shown: Shown,
     stop_when_over: bool,
     cells: HashMap<Vec<u8>, Cell>,
 }
@@ -34,10 +31,9 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(case: &Case) -> Result<Self, String> {
         Ok(Self {
-            rules: compile(case)?,
+            rules: compile(case)?.ok_or("the engine needs rules")?,
             policy: policy(&case.settings),
-            headers: header_names(&case.settings)?,
-            dynamic_metadata: case.settings.dynamic_metadata,
+            shown: Shown::new(&case.settings)?,
             stop_when_over: case.settings.stop_when_over,
             cells: HashMap::new(),
         })
@@ -53,54 +49,12 @@ impl Boundary for Engine {
     }
 
     fn ask(&mut self, now: Timestamp, asked: &Asked) -> Lines {
-        let entries: Vec<Vec<Entry<'_>>> = asked.descriptors.iter().map(entries).collect();
-        let descriptors: Vec<Descriptor<'_>> = asked
-            .descriptors
-            .iter()
-            .zip(&entries)
-            .map(|(descriptor, entries)| Descriptor {
-                entries,
-                limit: limit(descriptor),
-                hits: hits(descriptor, asked.hits),
-            })
-            .collect();
-        let request = Request {
-            domain: asked.domain.as_bytes(),
-            descriptors: &descriptors,
-        };
-        let plan = Plan::new(&self.rules, &request, &mut vec![]);
-        let observations = charge(&mut self.cells, &plan.charges, self.stop_when_over, now);
-        let decision = Decision::new(&self.rules, &plan, &observations, &self.policy, now);
-        decision_lines(
-            &self.rules,
-            &decision,
-            self.headers.as_ref(),
-            self.dynamic_metadata,
-        )
-    }
-}
-
-fn entries(descriptor: &AskedDescriptor) -> Vec<Entry<'_>> {
-    let entries = descriptor.entries.iter();
-    entries.map(|(key, value)| Entry { key, value }).collect()
-}
-
-fn limit(descriptor: &AskedDescriptor) -> Option<Limit> {
-    let limit = descriptor.limit.as_ref()?;
-    Some(Limit {
-        requests: limit.requests,
-        window: limit.window()?,
-    })
-}
-
-/// What the service makes of hits: a descriptor's own stand before the
-/// request's, of which 0 is 1.
-fn hits(descriptor: &AskedDescriptor, of_request: u32) -> Hits {
-    let amount = descriptor.hits.unwrap_or(u64::from(of_request.max(1)));
-    if descriptor.negative {
-        Hits::GiveBack(amount)
-    } else {
-        Hits::Take(amount)
+        asked.with_request(|request| {
+            let plan = Plan::new(&self.rules, request, &mut vec![]);
+            let seen = charge(&mut self.cells, &plan.charges, self.stop_when_over, now);
+            let decision = Decision::new(&self.rules, &plan, &seen, &self.policy, now);
+            decision_lines(&self.rules, &decision, &self.shown)
+        })
     }
 }
 
