@@ -1,0 +1,83 @@
+//! The limiter over the memory store, with a clock that the case moves.
+
+use ratekeeper::{
+    clock::{Clock, ManualClock},
+    engine::{key::HashSeed, time::Timestamp},
+    limiter::Limiter,
+    storage::{
+        AnyStore, ChargeMode, MemoryStore,
+        memory::{Config, WhenFull},
+    },
+};
+use tokio::runtime::{self, Runtime};
+
+use super::{
+    super::{
+        Lines,
+        format::{Asked, Case},
+    },
+    Boundary, Shown, Shows, compile, decision_lines, policy,
+};
+
+pub(super) struct Store {
+    runtime: Runtime,
+    clock: ManualClock,
+    limiter: Limiter,
+    shown: Shown,
+}
+
+impl Store {
+    pub(super) fn new(case: &Case) -> Result<Self, String> {
+        let clock = ManualClock::default();
+        Ok(Self {
+            runtime: runtime::Builder::new_current_thread()
+                .build()
+                .map_err(|error| error.to_string())?,
+            limiter: limiter(case, &clock)?,
+            clock,
+            shown: Shown::new(&case.settings)?,
+        })
+    }
+}
+
+/// A limiter with the case's rules and settings.
+pub(super) fn limiter(case: &Case, clock: &ManualClock) -> Result<Limiter, String> {
+    let config = Config {
+        max_counters: 10_000,
+        when_full: WhenFull::Deny,
+    };
+    let mode = if case.settings.stop_when_over {
+        ChargeMode::OthersStandStill
+    } else {
+        ChargeMode::Always
+    };
+    let limiter = Limiter::new(
+        Clock::Manual(clock.clone()),
+        AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2))),
+        policy(&case.settings),
+        mode,
+    );
+    if let Some(rules) = compile(case)? {
+        limiter.set_rules(rules);
+    }
+    Ok(limiter)
+}
+
+impl Boundary for Store {
+    fn shows(&self) -> Shows {
+        Shows {
+            statistics: true,
+            dynamic_metadata: false,
+        }
+    }
+
+    fn ask(&mut self, now: Timestamp, asked: &Asked) -> Lines {
+        self.clock.set(now);
+        let answer =
+            asked.with_request(|request| self.runtime.block_on(self.limiter.decide(request)));
+        match answer {
+            Ok(answer) => decision_lines(answer.rules(), &answer.decision, &self.shown),
+            Err(error) => Lines::from([("error".to_owned(), error.to_string())]),
+        }
+    }
+}
