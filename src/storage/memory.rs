@@ -171,13 +171,19 @@ impl MemoryStore {
 
     /// All shards concerned are locked, in order, so that looking and
     /// counting are one step.
-    fn charge_together(&self, charges: &[Charge<'_>], now: Timestamp) -> PerDescriptor<Observation> {
+    fn charge_together(
+        &self,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> PerDescriptor<Observation> {
         let keys: SmallVec<[[u64; 2]; 8]> = charges.iter().map(|c| self.key(c)).collect();
         let mut order: SmallVec<[usize; 8]> = keys.iter().map(|key| self.shard_of(*key)).collect();
         order.sort_unstable();
         order.dedup();
-        let mut tables: SmallVec<[MutexGuard<'_, Table>; 8]> =
-            order.iter().map(|&shard| self.shards[shard].lock()).collect();
+        let mut tables: SmallVec<[MutexGuard<'_, Table>; 8]> = order
+            .iter()
+            .map(|&shard| self.shards[shard].lock())
+            .collect();
         let place = |key: [u64; 2]| {
             order
                 .binary_search(&self.shard_of(key))
@@ -202,7 +208,11 @@ impl MemoryStore {
             .zip(&goes_over)
             .map(|((&key, charge), &over)| {
                 let stands_still = refused && !over;
-                let hits = if stands_still { Hits::Take(0) } else { charge.hits };
+                let hits = if stands_still {
+                    Hits::Take(0)
+                } else {
+                    charge.hits
+                };
                 self.charge_one(&mut tables[place(key)], key, charge, hits, now)
             })
             .collect()

@@ -76,10 +76,7 @@ fn sweep_all(store: &MemoryStore, now: Timestamp) {
 fn equal_keys_in_one_call_count_one_after_the_other() {
     let store = store(100, WhenFull::Deny);
     let hit = ("a", Unit::Minute, 10, Hits::Take(2), false);
-    assert_eq!(
-        charge(&store, ChargeMode::Always, NOW, &[hit, hit]),
-        [2, 4]
-    );
+    assert_eq!(charge(&store, ChargeMode::Always, NOW, &[hit, hit]), [2, 4]);
 }
 
 #[test]

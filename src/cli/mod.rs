@@ -1,0 +1,3 @@
+//! The commands of the program: arguments in, exit code out.
+
+pub mod load;
