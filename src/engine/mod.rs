@@ -12,6 +12,7 @@ pub mod algorithm;
 pub mod decision;
 pub mod descriptor;
 pub mod headers;
+mod index;
 pub mod key;
 pub mod limit;
 pub mod matching;

@@ -7,10 +7,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use hashbrown::HashTable;
-use smallvec::SmallVec;
-
 use super::{
+    index::Index,
     limit::Quota,
     metadata,
     wildcard::{Pattern, WildcardIndex},
@@ -98,7 +96,7 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     details: Vec<Detail>,
     /// Exact children of all rules, by (parent, composite key).
-    children: HashTable<Child>,
+    children: Index,
     /// Wildcard children, of the few rules that have any.
     wildcards: Vec<WildcardIndex>,
 }
@@ -111,10 +109,11 @@ pub struct DomainId(pub(crate) RuleId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId(u32);
 
-/// What matching and deciding need of a rule, kept small and together.
+/// What matching and deciding need of a rule, in one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Rule {
-    composite: SmallVec<[u8; 32]>,
+    composite: Text,
     /// What it grants, if anything is said.
     pub quota: Option<Quota>,
     parent: RuleId,
@@ -160,11 +159,17 @@ pub struct Detail {
     pub children: Vec<RuleId>,
 }
 
+/// Bytes that are in place when they are few.
 #[derive(Debug)]
-struct Child {
-    hash: u64,
-    rule: RuleId,
+enum Text {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
 }
+
+/// As much as leaves a rule in its cache line.
+const SHORT: usize = 30;
+
+const _: () = assert!(size_of::<Rule>() == 64);
 
 const NO_WILDCARDS: u32 = u32::MAX;
 
@@ -182,6 +187,7 @@ impl RuleSet {
             set.add_level(root, domain.rules)?;
             set.domains.insert(domain.name.into(), DomainId(root));
         }
+        set.index_children();
         Ok(set)
     }
 
@@ -240,14 +246,11 @@ impl RuleSet {
     /// The child of `parent` with exactly this composite key.
     pub(crate) fn exact_child(&self, parent: RuleId, composite: &[u8]) -> Option<RuleId> {
         let hash = hash_child(parent, composite);
-        self.children
-            .find(hash, |child| {
-                child.hash == hash && {
-                    let rule = self.rule(child.rule);
-                    rule.parent == parent && rule.composite.as_slice() == composite
-                }
-            })
-            .map(|child| child.rule)
+        let is_it = |number| {
+            let rule = self.rule(RuleId(number));
+            rule.parent == parent && rule.composite() == composite
+        };
+        self.children.find(hash, is_it).map(RuleId)
     }
 
     /// The first child of `parent`, in file order, whose pattern matches.
@@ -264,7 +267,7 @@ impl RuleSet {
     fn add_root(&mut self, name: &str) -> Result<RuleId, TooManyRules> {
         let id = self.next_id()?;
         self.rules.push(Rule {
-            composite: SmallVec::new(),
+            composite: Text::new(b""),
             quota: None,
             parent: id,
             wildcards: NO_WILDCARDS,
@@ -327,7 +330,7 @@ impl RuleSet {
             None => (None, String::new(), vec![]),
         };
         self.rules.push(Rule {
-            composite: composite.into(),
+            composite: Text::new(composite),
             quota,
             parent,
             wildcards: NO_WILDCARDS,
@@ -352,10 +355,18 @@ impl RuleSet {
             children: vec![],
         });
         self.details[parent.index()].children.push(id);
-        let hash = hash_child(parent, composite);
-        self.children
-            .insert_unique(hash, Child { hash, rule: id }, |child| child.hash);
         Ok(id)
+    }
+
+    /// Everything is in: makes children findable.
+    fn index_children(&mut self) {
+        let entries: Vec<(u64, u32)> = (0..)
+            .zip(&self.rules)
+            // Roots are nobody's children.
+            .filter(|(number, rule)| rule.parent != RuleId(*number))
+            .map(|(number, rule)| (hash_child(rule.parent, rule.composite()), number))
+            .collect();
+        self.children = Index::new(&entries);
     }
 
     fn next_id(&self) -> Result<RuleId, TooManyRules> {
@@ -384,13 +395,29 @@ impl Rule {
     /// `key` or `key_value`, as bytes.
     #[must_use]
     pub fn composite(&self) -> &[u8] {
-        &self.composite
+        match &self.composite {
+            Text::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Text::Long(bytes) => bytes,
+        }
     }
 
     /// The rule one level up; a domain's root is its own parent.
     #[must_use]
     pub fn parent(&self) -> RuleId {
         self.parent
+    }
+}
+
+impl Text {
+    fn new(text: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(text);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
     }
 }
 
