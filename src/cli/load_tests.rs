@@ -91,10 +91,12 @@ fn durations_have_units() {
 #[test]
 fn the_exit_code_tells_what_was_asked() {
     let report = |over_limit, errors, gave_up| {
-        let mut report = Report::default();
-        report.over_limit = over_limit;
+        let mut report = Report {
+            over_limit,
+            gave_up,
+            ..Report::default()
+        };
         report.errors.total = errors;
-        report.gave_up = gave_up;
         report
     };
     for (args, refused, failed, gave_up) in [
