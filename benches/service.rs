@@ -11,10 +11,10 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, BufRead as _, Write as _},
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -85,6 +85,10 @@ struct Args {
     #[arg(long)]
     floor_only: bool,
 
+    /// Another build of `ratekeeper` to measure.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_ratekeeper"), hide_default_value = true)]
+    program: PathBuf,
+
     /// More arguments for `ratekeeper serve`, separated by blanks.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     serve: String,
@@ -93,9 +97,9 @@ struct Args {
     #[arg(long, hide = true)]
     bench: bool,
 
-    /// Be the no-op server on a port that the system chooses.
+    /// Be the no-op server at this address.
     #[arg(long, hide = true)]
-    noop_server: bool,
+    noop_server: Option<SocketAddr>,
 }
 
 /// A part of the page.
@@ -111,14 +115,14 @@ enum Part {
 
 fn main() -> Result<ExitCode> {
     // `cargo test --benches` and other runners pass arguments of their own.
-    if !std::env::args().any(|arg| ["--bench", "--noop-server", "--help"].contains(&arg.as_str())) {
+    let ours = ["--bench", "--noop-server"];
+    if !std::env::args().any(|arg| ours.contains(&arg.as_str())) {
         return Ok(ExitCode::SUCCESS);
     }
     let args = Args::parse();
-    if args.noop_server {
-        serve_noop()?;
-    } else {
-        measure(&args)?;
+    match args.noop_server {
+        Some(addr) => serve_noop(addr)?,
+        None => measure(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -382,27 +386,18 @@ struct Server {
 
 impl Server {
     fn noop() -> Result<Self> {
-        let mut process = pinned(SERVER_CORE, &std::env::current_exe()?)
-            .arg("--noop-server")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        let out = process.stdout.take().context("no output")?;
-        io::BufReader::new(out).read_line(&mut line)?;
-        let addr = line.trim().parse().context("the no-op server's address")?;
-        Ok(Self {
-            process,
-            addr,
-            _rules: None,
-        })
+        let addr = free_addr()?;
+        let mut command = pinned(SERVER_CORE, &std::env::current_exe()?);
+        command.args(["--noop-server", &addr.to_string()]);
+        Self::start(command, addr, None)
     }
 
     fn ratekeeper(args: &Args, workers: usize, cores: &str) -> Result<Self> {
         let rules = tempfile::tempdir()?;
         std::fs::write(rules.path().join("bench.yaml"), RULES)?;
         let (grpc, http) = (free_addr()?, free_addr()?);
-        let program = Path::new(env!("CARGO_BIN_EXE_ratekeeper"));
-        let process = pinned(cores, program)
+        let mut command = pinned(cores, &args.program);
+        command
             .args([
                 "serve",
                 "--store",
@@ -415,14 +410,22 @@ impl Server {
             .args(["--grpc-addr", &grpc.to_string()])
             .args(["--http-addr", &http.to_string()])
             .args(["--workers", &workers.to_string()])
-            .args(args.serve.split_whitespace())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+            .args(args.serve.split_whitespace());
+        Self::start(command, grpc, Some(rules))
+    }
+
+    fn start(
+        mut command: Command,
+        addr: SocketAddr,
+        rules: Option<tempfile::TempDir>,
+    ) -> Result<Self> {
         let mut server = Self {
-            process,
-            addr: grpc,
-            _rules: Some(rules),
+            process: command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?,
+            addr,
+            _rules: rules,
         };
         server.wait_until_it_listens()?;
         Ok(server)
@@ -434,11 +437,11 @@ impl Server {
                 return Ok(());
             }
             if let Some(status) = self.process.try_wait()? {
-                bail!("`ratekeeper serve` ended: {status}");
+                bail!("the server ended: {status}");
             }
             pause(Duration::from_millis(25));
         }
-        bail!("`ratekeeper serve` does not listen on {}", self.addr)
+        bail!("the server does not listen on {}", self.addr)
     }
 }
 
@@ -480,7 +483,7 @@ impl RateLimitService for Noop {
 }
 
 /// The answer has the fields that the real one has.
-fn serve_noop() -> Result<()> {
+fn serve_noop(addr: SocketAddr) -> Result<()> {
     let status = DescriptorStatus {
         code: Code::Ok.into(),
         current_limit: Some(RateLimit {
@@ -504,8 +507,7 @@ fn serve_noop() -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let incoming = TcpIncoming::bind((Ipv4Addr::LOCALHOST, 0).into())?.with_nodelay(Some(true));
-        println!("{}", incoming.local_addr()?);
+        let incoming = TcpIncoming::bind(addr)?.with_nodelay(Some(true));
         tonic::transport::Server::builder()
             .add_service(RateLimitServiceServer::new(Noop(answer)))
             .serve_with_incoming(incoming)
