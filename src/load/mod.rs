@@ -119,20 +119,20 @@ pub struct Progress {
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// No server at the address.
-    #[error("cannot connect to {addr}: {source}")]
+    #[error("cannot connect to {addr}: {reason}")]
     Connect {
         /// The address, as given.
         addr: String,
         /// What the operating system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// See [`ProtocolError`].
-    #[error("{addr}: {source}")]
+    #[error("{addr}: {reason}")]
     Protocol {
         /// The address, as given.
         addr: String,
         /// What was wrong.
-        source: ProtocolError,
+        reason: ProtocolError,
     },
     /// See [`TooBig`].
     #[error(transparent)]
@@ -229,9 +229,9 @@ async fn shared(options: &Options) -> Result<Shared, LoadError> {
 }
 
 async fn resolve(addr: &str) -> Result<SocketAddr, LoadError> {
-    let connect_error = |source| LoadError::Connect {
+    let connect_error = |reason| LoadError::Connect {
         addr: addr.to_owned(),
-        source,
+        reason,
     };
     let mut found = lookup_host(addr).await.map_err(connect_error)?;
     found
@@ -331,9 +331,9 @@ impl Generator {
             .map_err(LoadError::Start)?;
         match is_ready.await {
             Ok(Ok(())) => Ok(Self { start, end }),
-            Ok(Err(source)) => Err(LoadError::Connect {
+            Ok(Err(reason)) => Err(LoadError::Connect {
                 addr: options.addr.clone(),
-                source,
+                reason,
             }),
             Err(_) => Err(ended_early()),
         }
@@ -399,9 +399,9 @@ async fn finish(
     let mut cpu = Some(0);
     for end in ends {
         let generated = end.await.map_err(|_| ended_early())?;
-        let generated = generated.map_err(|source| LoadError::Protocol {
+        let generated = generated.map_err(|reason| LoadError::Protocol {
             addr: options.addr.clone(),
-            source,
+            reason,
         })?;
         tally.merge(&generated.tally);
         cpu = cpu.zip(generated.cpu).map(|(all, one)| all + one);
