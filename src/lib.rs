@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod limiter;
+pub mod load;
 pub mod proto;
 pub mod service;
 pub mod settings;

@@ -3,3 +3,6 @@
 //! [`check`] are these rules right?
 
 pub mod check;
+//! The commands of the program: arguments in, exit code out.
+
+pub mod load;

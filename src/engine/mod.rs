@@ -3,10 +3,11 @@
 //!
 //! In reading order: [`descriptor`] what is asked · [`limit`] how much is
 //! granted · [`rules`] the compiled tree · [`wildcard`] patterns ·
-//! [`matching`] descriptor → rule · [`key`] which requests count together ·
-//! [`plan`] request × rules → charges · [`algorithm`] hits → count ·
-//! [`decision`] observations → answer · [`headers`] answer → headers ·
-//! [`metadata`] free data of rules · [`time`] points in time.
+//! [`placement`] finding them by hash · [`matching`] descriptor → rule ·
+//! [`key`] which requests count together · [`plan`] request × rules →
+//! charges · [`algorithm`] hits → count · [`decision`] observations → answer ·
+//! [`headers`] answer → headers · [`metadata`] free data of rules · [`time`]
+//! points in time.
 
 pub mod algorithm;
 pub mod decision;
@@ -16,6 +17,7 @@ pub mod key;
 pub mod limit;
 pub mod matching;
 pub mod metadata;
+mod placement;
 pub mod plan;
 pub mod rules;
 pub mod time;

@@ -5,14 +5,15 @@
 //! value, `key_value` otherwise. That text is the reference's, so `a_b`
 //! without value and `a` with value `b` are the same child.
 
-use std::{collections::HashMap, sync::Arc};
-
-use hashbrown::HashTable;
-use smallvec::SmallVec;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     limit::Quota,
     metadata,
+    placement::{self, Placement, Text},
     wildcard::{Pattern, WildcardIndex},
 };
 
@@ -95,32 +96,51 @@ pub fn composite_key(key: &str, value: &str) -> String {
 #[derive(Debug, Default)]
 pub struct RuleSet {
     domains: HashMap<Box<str>, DomainId>,
+    /// Where rules are, by their parent's number and their composite key.
+    placement: Placement,
+    seed: u32,
+    /// With vacant places between them.
     rules: Vec<Rule>,
+    /// By number.
     details: Vec<Detail>,
-    /// Exact children of all rules, by (parent, composite key).
-    children: HashTable<Child>,
     /// Wildcard children, of the few rules that have any.
-    wildcards: Vec<WildcardIndex>,
+    wildcards: Vec<Wildcards>,
+}
+
+/// The children of a rule that are patterns. Those that only end in a star
+/// are found where rules are, by what stands before it.
+#[derive(Debug)]
+struct Wildcards {
+    /// The lengths of these, ascending.
+    prefix_lengths: Box<[usize]>,
+    /// The others, by their rank in `others`.
+    index: WildcardIndex,
+    others: Box<[RuleId]>,
 }
 
 /// A domain's place in the rule set: that of its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainId(pub(crate) RuleId);
 
-/// A rule's place in the rule set.
+/// A rule's place in the rule set. The order of places means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleId(u32);
 
-/// What matching and deciding need of a rule, kept small and together.
+/// What matching and deciding need of a rule, in one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Rule {
-    composite: SmallVec<[u8; 32]>,
+    composite: Text,
     /// What it grants, if anything is said.
     pub quota: Option<Quota>,
     parent: RuleId,
+    /// Counts rules in the order of their definition.
+    number: u32,
     wildcards: u32,
     /// Has nested rules.
     pub has_children: bool,
+    /// Has nested rules that an entry's key and value may equal.
+    has_exact: bool,
     /// This rule or one above it shares a counter between values.
     pub shares: bool,
     /// See [`RuleDef::shadow_mode`].
@@ -160,13 +180,12 @@ pub struct Detail {
     pub children: Vec<RuleId>,
 }
 
-#[derive(Debug)]
-struct Child {
-    hash: u64,
-    rule: RuleId,
-}
+const _: () = assert!(size_of::<Rule>() == 64);
 
-const NO_WILDCARDS: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
+
+/// Leaves room for the vacant places.
+const MOST_RULES: u32 = u32::MAX / 4 - 8;
 
 // === impl RuleSet ===
 
@@ -174,15 +193,15 @@ impl RuleSet {
     /// Compiles validated definitions.
     ///
     /// # Errors
-    /// More than 2³² - 2 rules.
+    /// More than about 2³⁰ rules.
     pub fn compile(domains: Vec<DomainDef>) -> Result<Self, TooManyRules> {
-        let mut set = Self::default();
+        let mut builder = Builder::default();
         for domain in domains {
-            let root = set.add_root(&domain.name)?;
-            set.add_level(root, domain.rules)?;
-            set.domains.insert(domain.name.into(), DomainId(root));
+            let root = builder.add_root(&domain.name)?;
+            builder.add_level(root, domain.rules)?;
+            builder.domains.push((domain.name.into(), root));
         }
-        Ok(set)
+        Ok(builder.finish())
     }
 
     /// The domain of that name, if it has rules.
@@ -203,7 +222,7 @@ impl RuleSet {
     /// How many rules there are, with and without a limit.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rules.len() - self.domains.len()
+        self.details.len() - self.domains.len()
     }
 
     /// No rule at all.
@@ -221,7 +240,7 @@ impl RuleSet {
     /// The rarely needed part of the rule at `id`.
     #[must_use]
     pub fn detail(&self, id: RuleId) -> &Detail {
-        &self.details[id.index()]
+        &self.details[self.rule(id).number as usize]
     }
 
     /// The rules from the first level down to `id`.
@@ -237,44 +256,86 @@ impl RuleSet {
         path
     }
 
-    /// The child of `parent` with exactly this composite key.
+    /// The child of `parent` for this key and value: `composite` is both with
+    /// `_` between them.
     pub(crate) fn exact_child(&self, parent: RuleId, composite: &[u8]) -> Option<RuleId> {
-        let hash = hash_child(parent, composite);
-        self.children
-            .find(hash, |child| {
-                child.hash == hash && {
-                    let rule = self.rule(child.rule);
-                    rule.parent == parent && rule.composite.as_slice() == composite
-                }
-            })
-            .map(|child| child.rule)
+        // Where all children are patterns (or keys alone) only the text of a
+        // pattern can be equal: mostly there is nothing to look for.
+        if self.rule(parent).has_exact || composite.contains(&b'*') {
+            self.child(parent, composite)
+        } else {
+            None
+        }
+    }
+
+    /// The child of `parent` that names this key alone.
+    pub(crate) fn key_child(&self, parent: RuleId, key: &[u8]) -> Option<RuleId> {
+        // A root is not its own child.
+        if key.is_empty() {
+            return None;
+        }
+        self.child(parent, key)
+    }
+
+    fn child(&self, parent: RuleId, composite: &[u8]) -> Option<RuleId> {
+        let hash = hash_child(self.seed, self.rule(parent).number, composite);
+        self.at(hash, parent, |found| found == composite)
+    }
+
+    /// The child of `parent` with the pattern `prefix*`.
+    fn prefix_child(&self, parent: RuleId, prefix: &[u8]) -> Option<RuleId> {
+        let hash = hash_prefix(self.seed, self.rule(parent).number, prefix);
+        self.at(hash, parent, |found| {
+            found.strip_suffix(b"*") == Some(prefix)
+        })
+    }
+
+    /// The child of `parent` whose hash this is, if it is the right one.
+    fn at(&self, hash: u64, parent: RuleId, is_it: impl Fn(&[u8]) -> bool) -> Option<RuleId> {
+        let place = self.placement.of(hash);
+        let rule = self.rules.get(place)?;
+        (rule.parent == parent && is_it(rule.composite())).then(|| RuleId(id(place)))
     }
 
     /// The first child of `parent`, in file order, whose pattern matches.
     pub(crate) fn wildcard_child(&self, parent: RuleId, composite: &[u8]) -> Option<RuleId> {
         let index = self.rule(parent).wildcards;
-        if index == NO_WILDCARDS {
+        if index == NONE {
             return None;
         }
-        self.wildcards[index as usize]
-            .first_match(composite)
-            .map(RuleId)
+        let wildcards = &self.wildcards[index as usize];
+        let prefixes = wildcards
+            .prefix_lengths
+            .iter()
+            .map_while(|&length| composite.get(..length))
+            .filter_map(|prefix| self.prefix_child(parent, prefix));
+        let other = wildcards.index.first_match(composite);
+        prefixes
+            .chain(other.map(|rank| wildcards.others[rank as usize]))
+            .min_by_key(|&id| self.rule(id).number)
     }
+}
 
+// === builder ===
+
+/// Rules in the order of their definition; an id is a number here.
+#[derive(Default)]
+struct Builder {
+    domains: Vec<(Box<str>, RuleId)>,
+    rules: Vec<Rule>,
+    details: Vec<Detail>,
+    /// Of the rules that have any: their number, and those of their children
+    /// that are patterns.
+    patterns: Vec<(RuleId, Vec<RuleId>)>,
+}
+
+impl Builder {
     fn add_root(&mut self, name: &str) -> Result<RuleId, TooManyRules> {
         let id = self.next_id()?;
         self.rules.push(Rule {
-            composite: SmallVec::new(),
-            quota: None,
             parent: id,
-            wildcards: NO_WILDCARDS,
-            has_children: false,
-            shares: false,
-            shadow_mode: false,
-            quota_mode: false,
-            named: false,
-            replaces: false,
-            has_metadata: false,
+            number: id.0,
+            ..Rule::vacant()
         });
         self.details.push(Detail {
             key: name.into(),
@@ -301,15 +362,15 @@ impl RuleSet {
                 let children = std::mem::take(&mut definition.children);
                 let composite = composite_key(&definition.key, &definition.value);
                 let id = self.add_rule(parent, definition, composite.as_bytes())?;
-                if let Some(pattern) = Pattern::new(composite.as_bytes()) {
-                    patterns.push((pattern, id.0));
+                if composite.contains('*') {
+                    patterns.push(id);
+                } else if composite.contains('_') {
+                    self.rules[parent.index()].has_exact = true;
                 }
                 levels.push((id, children));
             }
             if !patterns.is_empty() {
-                let index = u32::try_from(self.wildcards.len()).map_err(|_| TooManyRules)?;
-                self.wildcards.push(WildcardIndex::new(patterns));
-                self.rules[parent.index()].wildcards = index;
+                self.patterns.push((parent, patterns));
             }
         }
         Ok(())
@@ -327,17 +388,17 @@ impl RuleSet {
             None => (None, String::new(), vec![]),
         };
         self.rules.push(Rule {
-            composite: composite.into(),
+            composite: Text::new(composite),
             quota,
             parent,
-            wildcards: NO_WILDCARDS,
-            has_children: false,
-            shares: definition.share_threshold || self.rule(parent).shares,
+            number: id.0,
+            shares: definition.share_threshold || self.rules[parent.index()].shares,
             shadow_mode: definition.shadow_mode,
             quota_mode: definition.quota_mode,
             named: !name.is_empty(),
             replaces: !replaces.is_empty(),
             has_metadata: !definition.metadata.is_empty(),
+            ..Rule::vacant()
         });
         self.details.push(Detail {
             key: definition.key.into(),
@@ -352,18 +413,116 @@ impl RuleSet {
             children: vec![],
         });
         self.details[parent.index()].children.push(id);
-        let hash = hash_child(parent, composite);
-        self.children
-            .insert_unique(hash, Child { hash, rule: id }, |child| child.hash);
         Ok(id)
     }
 
     fn next_id(&self) -> Result<RuleId, TooManyRules> {
+        // Places outnumber rules, by four to one at worst.
         match u32::try_from(self.rules.len()) {
-            Ok(id) if id < NO_WILDCARDS => Ok(RuleId(id)),
+            Ok(number) if number < MOST_RULES => Ok(RuleId(number)),
             _ => Err(TooManyRules),
         }
     }
+
+    /// Moves every rule to its place: ids change from numbers to places.
+    fn finish(self) -> RuleSet {
+        let (seed, placement, places) = self.place();
+        let moved = |number: RuleId| RuleId(places[number.index()]);
+        let mut rules = Vec::new();
+        rules.resize_with(placement.len(), Rule::vacant);
+        for (number, mut rule) in (0..).map(RuleId).zip(self.rules) {
+            rule.parent = moved(rule.parent);
+            rules[moved(number).index()] = rule;
+        }
+        let mut details = self.details;
+        for detail in &mut details {
+            detail.children.iter_mut().for_each(|id| *id = moved(*id));
+        }
+        let mut wildcards = vec![];
+        for (parent, children) in self.patterns {
+            rules[moved(parent).index()].wildcards = id(wildcards.len());
+            let children = children.into_iter().map(moved).collect();
+            wildcards.push(Wildcards::new(&rules, children));
+        }
+        let domains = self.domains.into_iter();
+        RuleSet {
+            domains: domains
+                .map(|(name, id)| (name, DomainId(moved(id))))
+                .collect(),
+            placement,
+            seed,
+            rules,
+            details,
+            wildcards,
+        }
+    }
+
+    /// A seed under which all hashes differ, and each rule's place.
+    fn place(&self) -> (u32, Placement, Vec<u32>) {
+        let place = |seed| {
+            let hashes = self.hashes(seed)?;
+            let placement = Placement::new(&hashes)?;
+            let places = hashes.iter().map(|&hash| id(placement.of(hash)));
+            Some((seed, places.collect(), placement))
+        };
+        let (seed, places, placement) = (0..)
+            .find_map(place)
+            .expect("nearly every seed gives 64-bit hashes without equals");
+        (seed, placement, places)
+    }
+
+    /// Each rule's hash; `None` when two rules have the same by chance.
+    ///
+    /// A second rule of the same key in one list, which readers refuse, gets
+    /// a hash under which nobody looks for it: the first one counts.
+    fn hashes(&self, seed: u32) -> Option<Vec<u64>> {
+        let hash = |rule: &Rule| hash_child(seed, rule.parent.0, rule.composite());
+        let mut hashes: Vec<u64> = self.rules.iter().map(hash).collect();
+        let mut order: Vec<usize> = (0..hashes.len()).collect();
+        order.sort_by_key(|&number| hashes[number]);
+        let mut doubles = vec![];
+        for pair in order.windows(2) {
+            let [first, second] = [pair[0], pair[1]];
+            if hashes[first] == hashes[second] {
+                let (one, other) = (&self.rules[first], &self.rules[second]);
+                if one.parent != other.parent || one.composite() != other.composite() {
+                    return None;
+                }
+                doubles.push(second);
+            }
+        }
+        for double in doubles {
+            hashes[double] = placement::fold(hashes[double] ^ double as u64);
+        }
+        Some(hashes)
+    }
+}
+
+impl Wildcards {
+    /// `children` are in file order.
+    fn new(rules: &[Rule], children: Vec<RuleId>) -> Self {
+        let mut prefix_lengths = BTreeSet::new();
+        let (mut patterns, mut others) = (vec![], vec![]);
+        for child in children {
+            let composite = rules[child.index()].composite();
+            if let Some(prefix) = only_prefix(composite) {
+                prefix_lengths.insert(prefix.len());
+            } else if let Some(pattern) = Pattern::new(composite) {
+                patterns.push((pattern, id(others.len())));
+                others.push(child);
+            }
+        }
+        Self {
+            prefix_lengths: prefix_lengths.into_iter().collect(),
+            index: WildcardIndex::new(patterns),
+            others: others.into(),
+        }
+    }
+}
+
+/// Numbers and places are below 2³²: see [`Builder::next_id`].
+fn id(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(NONE)
 }
 
 impl DomainId {
@@ -384,13 +543,32 @@ impl Rule {
     /// `key` or `key_value`, as bytes.
     #[must_use]
     pub fn composite(&self) -> &[u8] {
-        &self.composite
+        self.composite.as_bytes()
     }
 
     /// The rule one level up; a domain's root is its own parent.
     #[must_use]
     pub fn parent(&self) -> RuleId {
         self.parent
+    }
+
+    /// Nobody's rule.
+    fn vacant() -> Self {
+        Self {
+            composite: Text::new(b""),
+            quota: None,
+            parent: RuleId(NONE),
+            number: NONE,
+            wildcards: NONE,
+            has_children: false,
+            has_exact: false,
+            shares: false,
+            shadow_mode: false,
+            quota_mode: false,
+            named: false,
+            replaces: false,
+            has_metadata: false,
+        }
     }
 }
 
@@ -400,30 +578,25 @@ pub struct TooManyRules;
 
 impl std::fmt::Display for TooManyRules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("more rules than can be numbered (4,294,967,294)")
+        f.write_str("more rules than can be numbered (about 1,000,000,000)")
     }
 }
 
 impl std::error::Error for TooManyRules {}
 
-/// Spreads (parent, composite key) over 64 bits.
-///
-/// Not keyed: the table holds the operator's keys only and never grows at
-/// a client's wish.
-fn hash_child(parent: RuleId, composite: &[u8]) -> u64 {
-    let mut hash = fold(u64::from(parent.0) ^ ((composite.len() as u64) << 32));
-    let (words, rest) = composite.as_chunks::<8>();
-    for word in words {
-        hash = fold(hash ^ u64::from_le_bytes(*word));
+fn hash_child(seed: u32, parent: u32, composite: &[u8]) -> u64 {
+    match only_prefix(composite) {
+        Some(prefix) => hash_prefix(seed, parent, prefix),
+        None => placement::hash(seed, parent, composite),
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    fold(hash ^ u64::from_le_bytes(last))
 }
 
-/// Multiplies to 128 bits and folds the halves together.
-#[allow(clippy::cast_possible_truncation, reason = "takes the halves apart")]
-fn fold(value: u64) -> u64 {
-    let product = u128::from(value ^ 0x2D35_8DCC_AA6C_78A5) * 0x9E37_79B9_7F4A_7C15;
-    (product as u64) ^ ((product >> 64) as u64)
+/// What stands before the star, where that is the only one and at the end.
+fn only_prefix(composite: &[u8]) -> Option<&[u8]> {
+    let prefix = composite.strip_suffix(b"*")?;
+    (!prefix.contains(&b'*')).then_some(prefix)
+}
+
+fn hash_prefix(seed: u32, parent: u32, prefix: &[u8]) -> u64 {
+    placement::hash(!seed, parent, prefix)
 }

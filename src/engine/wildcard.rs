@@ -37,8 +37,11 @@ struct Group {
     first: u32,
     suffix_lengths: Box<[usize]>,
     /// Ranks ascend in each list.
-    by_suffix: HashMap<Box<[u8]>, Vec<(u32, Box<[Piece]>)>>,
+    by_suffix: HashMap<Box<[u8]>, Vec<Tail>>,
 }
+
+/// A rank, and what has to be found between prefix and suffix.
+type Tail = (u32, Box<[Piece]>);
 
 // === impl Pattern ===
 
