@@ -27,6 +27,11 @@ fn the_memory_store_answers_as_expected() {
 }
 
 #[test]
+fn a_server_answers_as_expected() {
+    run(Kind::Grpc);
+}
+
+#[test]
 fn names_are_unique_in_each_file() {
     for (file, cases) in load() {
         let mut seen = HashSet::new();

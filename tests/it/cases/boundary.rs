@@ -2,6 +2,7 @@
 //! lines that can be compared.
 
 mod engine;
+mod grpc;
 mod store;
 
 use ratekeeper::{
@@ -51,7 +52,7 @@ pub(super) fn start(kind: Kind, case: &Case) -> Result<Box<dyn Boundary>, String
     match kind {
         Kind::Engine => Ok(Box::new(engine::Engine::new(case)?)),
         Kind::Store => Ok(Box::new(store::Store::new(case)?)),
-        Kind::Grpc => Err("no such boundary yet".to_owned()),
+        Kind::Grpc => Ok(Box::new(grpc::Grpc::new(case)?)),
     }
 }
 
