@@ -78,6 +78,15 @@ impl Limiter {
         self.rules.load_full()
     }
 
+    /// Whether there are rules for `domain`.
+    #[must_use]
+    pub fn knows(&self, domain: &[u8]) -> bool {
+        let rules = self.rules.load();
+        rules
+            .as_deref()
+            .is_some_and(|rules| rules.domain(domain).is_some())
+    }
+
     /// Where counters live.
     #[must_use]
     pub fn store(&self) -> &AnyStore {

@@ -1,8 +1,156 @@
-//! Commands of the program, each a function that writes to what it is given.
+//! The program: its commands, and what they share.
 //!
-//! [`check`] are these rules right?
+//! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
+//! rule applies, and why? · [`query`] asks a running server · [`load`] asks it
+//! very often.
 
 pub mod check;
-//! The commands of the program: arguments in, exit code out.
-
+pub mod explain;
 pub mod load;
+pub mod query;
+pub mod serve;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::settings;
+
+/// A rate-limit decision service: may this request pass now?
+///
+/// Point Envoy's rate limit filter at it, write limits in YAML, and it answers
+/// with codes, hits left and seconds to reset. It takes the place of
+/// envoyproxy/ratelimit: same rules files, same API, same environment.
+#[derive(Debug, Parser)]
+#[command(name = "ratekeeper", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Decide: serve Envoy over gRPC and everybody over HTTP
+    Serve(Box<settings::Serve>),
+    /// Check rules files; exit code 0 when they are right, otherwise 1
+    Check(check::Check),
+    /// Show which rule a descriptor meets, and why
+    Explain(explain::Explain),
+    /// Ask a running server
+    Query(query::Query),
+    /// Put a running server under load, and measure it
+    Load(Box<load::LoadArgs>),
+    /// Print a shell's completions, to be sourced or installed
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// What the command could not do, for people.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode> {
+    let cli = match parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(check) => {
+            let is_right = check::run(&check, &mut io::stdout().lock())?;
+            Ok(exit_code(is_right))
+        }
+        Command::Explain(explain) => {
+            let found = explain::run(&explain, &mut io::stdout().lock())?;
+            Ok(exit_code(found))
+        }
+        Command::Query(query) => query::run(&query),
+        Command::Load(load) => load::run(&load),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut command(), "ratekeeper", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Parses a command line. A program that is called `ratelimit` serves in the
+/// place of the reference.
+///
+/// # Errors
+/// It is no good, or help was asked for.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if is_called_ratelimit(arguments.first()) {
+        arguments.splice(1..1, ["serve".into(), "--compat".into()]);
+    }
+    let matches = command().try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches)
+}
+
+fn is_called_ratelimit(program: Option<&OsString>) -> bool {
+    program.is_some_and(|path| Path::new(path).file_name() == Some(OsStr::new("ratelimit")))
+}
+
+fn command() -> clap::Command {
+    without_empty_variables(Cli::command())
+}
+
+/// An environment variable that is set to nothing counts as not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|argument| {
+        let is_empty = argument
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.is_empty());
+        if is_empty {
+            argument.env(None::<&'static str>)
+        } else {
+            argument
+        }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+fn exit_code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_ratelimit_means_compat() {
+        let parsed = |line: &str| parse(line.split(' ').map(OsString::from)).unwrap();
+        for (line, compat) in [
+            ("ratekeeper serve --rules r", false),
+            ("ratekeeper serve --compat", true),
+            ("/bin/ratelimit", true),
+            ("ratelimit --rules r", true),
+        ] {
+            let Command::Serve(serve) = parsed(line).command else {
+                panic!("{line}");
+            };
+            assert_eq!(serve.compat, compat, "{line}");
+        }
+    }
+}

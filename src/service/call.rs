@@ -142,7 +142,10 @@ impl Call {
     }
 
     /// The body's first message, whole; or why there is none.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Bytes, Status>, h2::Error>> {
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Result<Bytes, Status>, h2::Error>> {
         loop {
             match framing(&self.received) {
                 Framing::Compressed => return Poll::Ready(Ok(Err(compressed()))),

@@ -11,10 +11,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
     time::Duration,
 };
@@ -241,7 +238,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             Arc::clone(&shared.api),
             request.into_body(),
             respond,
-            Budget::new(Arc::clone(&shared.buffered), shared.limits.max_buffered_bytes),
+            Budget::new(
+                Arc::clone(&shared.buffered),
+                shared.limits.max_buffered_bytes,
+            ),
             shared.limits.max_message_bytes,
             self.last_call,
         );
@@ -376,17 +376,14 @@ impl Shared {
             buffered: Arc::new(AtomicUsize::new(0)),
         }
     }
-
-    /// Bytes of unfinished calls held now, all connections together.
-    pub(crate) fn buffered_bytes(&self) -> usize {
-        self.buffered.load(Ordering::Relaxed)
-    }
 }
 
 /// The kind of error a socket gives when the peer is gone.
 pub(crate) fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
     )
 }

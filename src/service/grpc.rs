@@ -67,7 +67,11 @@ impl Api {
     /// # Errors
     /// There is no answer.
     pub async fn answer(&self, message: &Message<'_>) -> Result<Bytes, ApiError> {
-        let descriptors = message.descriptors()?;
+        // Where there are no rules for the domain, no override counts either.
+        if self.limiter.knows(message.domain()) {
+            message.check_overrides()?;
+        }
+        let descriptors = message.descriptors();
         let request = message.request(&descriptors);
         let answer = self
             .limiter

@@ -19,7 +19,10 @@ pub(crate) fn routes() -> Result<(Routes, HealthReporter), tonic_reflection::ser
     let (reporter, health) = health_reporter();
     let v1 = reflection().build_v1()?;
     let v1alpha = reflection().build_v1alpha()?;
-    Ok((Routes::new(health).add_service(v1).add_service(v1alpha), reporter))
+    Ok((
+        Routes::new(health).add_service(v1).add_service(v1alpha),
+        reporter,
+    ))
 }
 
 /// Says whether new calls are welcome.

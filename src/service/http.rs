@@ -33,7 +33,7 @@ use tokio::{
 
 use super::{
     grpc::{Api, ApiError, FRAME_HEADER},
-    http_json::{self, JsonRequest},
+    http_json::{self, JsonRequest, Object},
     limits::Limits,
     listener::{Listener, Seat, Table, pause_after},
     turns_true,
@@ -86,7 +86,13 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
             Ok((stream, _)) => {
                 let closing = closing.clone();
                 let limits = http.limits;
-                connections.spawn(connection(stream, router.clone(), limits, table.seat(), closing));
+                connections.spawn(connection(
+                    stream,
+                    router.clone(),
+                    limits,
+                    table.seat(),
+                    closing,
+                ));
             }
             Err(error) => pause_after(&error).await,
         }
@@ -176,7 +182,7 @@ async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
         Ok(body) => body,
         Err(rejection) => return unreadable(api, rejection.status(), &rejection.body_text()),
     };
-    let request: JsonRequest = match serde_json::from_slice(&body) {
+    let Object(request): Object<JsonRequest> = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => return unreadable(api, StatusCode::BAD_REQUEST, &error.to_string()),
     };
@@ -236,7 +242,10 @@ fn problem(status: StatusCode, reason: &str) -> Response {
 /// All rules may be much: one dump at a time, away from the event loop.
 async fn rules(State(handlers): State<Handlers>) -> Response {
     let Some(rules) = handlers.http.api.limiter.rules() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, &LimitError::NoRules.to_string());
+        return problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &LimitError::NoRules.to_string(),
+        );
     };
     let Ok(_permit) = handlers.dumps.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

@@ -9,7 +9,7 @@ use std::{fmt, marker::PhantomData};
 use prost::Message as _;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, SeqAccess, Unexpected, Visitor},
+    de::{Error as _, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Map, Value, json};
 
@@ -36,7 +36,7 @@ pub(crate) struct JsonRequest {
     #[serde(deserialize_with = "or_default")]
     domain: String,
     #[serde(deserialize_with = "list")]
-    descriptors: Vec<JsonDescriptor>,
+    descriptors: Vec<Object<JsonDescriptor>>,
     #[serde(alias = "hits_addend", deserialize_with = "number_or_default")]
     hits_addend: Number<u32>,
 }
@@ -45,8 +45,8 @@ pub(crate) struct JsonRequest {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct JsonDescriptor {
     #[serde(deserialize_with = "list")]
-    entries: Vec<JsonEntry>,
-    limit: Option<JsonLimit>,
+    entries: Vec<Object<JsonEntry>>,
+    limit: Option<Object<JsonLimit>>,
     #[serde(alias = "hits_addend")]
     hits_addend: Option<Number<u64>>,
     #[serde(alias = "is_negative_hits", deserialize_with = "or_default")]
@@ -73,6 +73,10 @@ struct JsonLimit {
     unit_multiplier: Option<Number<u32>>,
 }
 
+/// A JSON object; serde's own structs would read lists, too.
+#[derive(Debug, Default)]
+pub(crate) struct Object<T>(pub(crate) T);
+
 /// A whole number, written as a number or as text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Number<T>(T);
@@ -88,8 +92,8 @@ impl JsonRequest {
         let mut message = Message::default();
         message.set_domain(self.domain.as_bytes(), bounds)?;
         message.set_hits_addend(self.hits_addend.0);
-        for descriptor in &self.descriptors {
-            for entry in &descriptor.entries {
+        for Object(descriptor) in &self.descriptors {
+            for Object(entry) in &descriptor.entries {
                 let entry = Entry {
                     key: entry.key.as_bytes(),
                     value: entry.value.as_bytes(),
@@ -105,7 +109,7 @@ impl JsonRequest {
 impl JsonDescriptor {
     fn asked(&self) -> Asked {
         Asked {
-            limit: self.limit.as_ref().map(|limit| Override {
+            limit: self.limit.as_ref().map(|Object(limit)| Override {
                 requests_per_unit: limit.requests_per_unit.0,
                 unit: limit.unit,
                 unit_multiplier: limit.unit_multiplier.unwrap_or_default().0,
@@ -113,6 +117,26 @@ impl JsonDescriptor {
             hits_addend: self.hits_addend.map(|number| number.0),
             is_negative_hits: self.is_negative_hits,
             ..Asked::default()
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        return deserializer.deserialize_map(Members(PhantomData));
+
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
         }
     }
 }
@@ -145,7 +169,9 @@ impl<'de, T: TryFrom<u64>> Deserialize<'de> for Number<T> {
         number
             .and_then(|number| T::try_from(number).ok())
             .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("{value} is not a number of this field's range")))
+            .ok_or_else(|| {
+                D::Error::custom(format!("{value} is not a number of this field's range"))
+            })
     }
 }
 
@@ -257,7 +283,11 @@ fn status(status: &DescriptorStatus) -> Value {
     let mut object = Map::new();
     set(&mut object, "code", code_name(status.code()));
     let limit = status.current_limit.as_ref();
-    set(&mut object, "currentLimit", limit.map_or(Value::Null, current_limit));
+    set(
+        &mut object,
+        "currentLimit",
+        limit.map_or(Value::Null, current_limit),
+    );
     set(&mut object, "limitRemaining", status.limit_remaining.into());
     if let Some(duration) = &status.duration_until_reset {
         let text = format!("{}s", duration.seconds);
@@ -268,11 +298,19 @@ fn status(status: &DescriptorStatus) -> Value {
 
 fn current_limit(limit: &RateLimit) -> Value {
     let mut object = Map::new();
-    set(&mut object, "requestsPerUnit", limit.requests_per_unit.into());
+    set(
+        &mut object,
+        "requestsPerUnit",
+        limit.requests_per_unit.into(),
+    );
     set(&mut object, "unit", limit.unit().as_str_name().into());
     set(&mut object, "name", limit.name.clone().into());
     let multiplier = limit.unit_multiplier;
-    set(&mut object, "unitMultiplier", multiplier.map_or(Value::Null, Value::from));
+    set(
+        &mut object,
+        "unitMultiplier",
+        multiplier.map_or(Value::Null, Value::from),
+    );
     Value::Object(object)
 }
 
@@ -312,8 +350,8 @@ mod tests {
     use super::*;
 
     fn reads(json: &str) -> Result<Message<'static>, String> {
-        let request: JsonRequest = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        let request: &'static JsonRequest = Box::leak(Box::new(request));
+        let request: Object<JsonRequest> = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        let request: &'static JsonRequest = Box::leak(Box::new(request.0));
         request
             .message(&Bounds::default())
             .map_err(|e| e.to_string())
@@ -329,9 +367,15 @@ mod tests {
         ];
         let read = forms.map(|form| format!("{:?}", reads(form).unwrap()));
         assert_eq!(read[0], read[1]);
-        let bare = [r"{}", r#"{"domain":null,"descriptors":null,"hitsAddend":null}"#];
+        let bare = [
+            r"{}",
+            r#"{"domain":null,"descriptors":null,"hitsAddend":null}"#,
+        ];
         for form in bare {
-            assert_eq!(format!("{:?}", reads(form).unwrap()), format!("{:?}", Message::default()));
+            assert_eq!(
+                format!("{:?}", reads(form).unwrap()),
+                format!("{:?}", Message::default())
+            );
         }
     }
 
@@ -340,6 +384,7 @@ mod tests {
         for bad in [
             "",
             "[]",
+            r#"{"descriptors":[[]]}"#,
             "nonsense",
             r#"{"domain":1}"#,
             r#"{"unknown":1}"#,

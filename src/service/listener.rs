@@ -234,8 +234,8 @@ impl Table {
         }
     }
 
-    /// Connections now.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.seats().len()
     }
 

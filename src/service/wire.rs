@@ -57,7 +57,7 @@ pub struct Message<'a> {
 /// A descriptor as received; its entries end at `entries_end`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
-    entries_end: usize,
+    pub(crate) entries_end: usize,
     /// The override, if there is one.
     pub limit: Option<Override>,
     /// Hits, if the descriptor brings its own.
@@ -151,7 +151,10 @@ impl<'a> Message<'a> {
         bounds.text(entry.value, "bytes of an entry's value")?;
         let begin = self.descriptors.last().map_or(0, |last| last.entries_end);
         if self.entries.len() - begin >= bounds.max_entries {
-            return Err(BadRequest::TooLarge("entries of a descriptor", bounds.max_entries));
+            return Err(BadRequest::TooLarge(
+                "entries of a descriptor",
+                bounds.max_entries,
+            ));
         }
         self.entries.push(entry);
         Ok(())
@@ -172,30 +175,42 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// The descriptors, in the engine's terms.
+    /// The domain, as sent.
+    #[must_use]
+    pub fn domain(&self) -> &'a [u8] {
+        self.domain
+    }
+
+    /// The descriptors, in the engine's terms. An override without a unit is
+    /// none there; see [`check_overrides`](Self::check_overrides).
+    #[must_use]
+    pub fn descriptors(&self) -> PerDescriptor<Descriptor<'_>> {
+        let mut begin = 0;
+        let descriptors = self.descriptors.iter().map(|asked| {
+            let entries = &self.entries[begin..asked.entries_end];
+            begin = asked.entries_end;
+            Descriptor {
+                entries,
+                limit: asked.limit.and_then(Override::limit),
+                hits: self.hits(asked),
+            }
+        });
+        descriptors.collect()
+    }
+
+    /// Every override names a unit.
     ///
     /// # Errors
-    /// An override names no unit.
-    pub fn descriptors(&self) -> Result<PerDescriptor<Descriptor<'_>>, BadRequest> {
-        let mut begin = 0;
-        let mut descriptors = PerDescriptor::with_capacity(self.descriptors.len());
+    /// One does not.
+    pub fn check_overrides(&self) -> Result<(), BadRequest> {
         for (place, asked) in self.descriptors.iter().enumerate() {
-            let limit = match asked.limit {
-                Some(limit) => Some(
-                    limit
-                        .limit()
-                        .ok_or(BadRequest::BadUnit(place, limit.unit))?,
-                ),
-                None => None,
-            };
-            descriptors.push(Descriptor {
-                entries: &self.entries[begin..asked.entries_end],
-                limit,
-                hits: self.hits(asked),
-            });
-            begin = asked.entries_end;
+            if let Some(limit) = asked.limit
+                && limit.limit().is_none()
+            {
+                return Err(BadRequest::BadUnit(place, limit.unit));
+            }
         }
-        Ok(descriptors)
+        Ok(())
     }
 
     /// The question, in the engine's terms.
@@ -498,7 +513,9 @@ mod metadata {
 
     /// Text of a Struct is UTF-8; other bytes are replaced.
     pub(super) fn text(text: &[u8]) -> Value {
-        value(Kind::StringValue(String::from_utf8_lossy(text).into_owned()))
+        value(Kind::StringValue(
+            String::from_utf8_lossy(text).into_owned(),
+        ))
     }
 
     pub(super) fn number(number: f64) -> Value {

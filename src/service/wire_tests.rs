@@ -1,7 +1,7 @@
 //! Tests of the wire: our reading and writing against generated code.
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 use crate::{
@@ -37,14 +37,14 @@ fn arbitrary_request() -> impl Strategy<Value = RateLimitRequest> {
         prop::option::of(any::<u64>()),
         any::<bool>(),
     )
-        .prop_map(|(entries, limit, hits_addend, is_negative_hits)| {
-            RateLimitDescriptor {
+        .prop_map(
+            |(entries, limit, hits_addend, is_negative_hits)| RateLimitDescriptor {
                 entries,
                 limit,
                 hits_addend,
                 is_negative_hits,
-            }
-        });
+            },
+        );
     (
         "[a-c]{0,3}",
         prop::collection::vec(descriptor, 0..5),
@@ -189,8 +189,16 @@ fn a_request_that_asks_too_much_is_refused_with_the_bound() {
     for (domain, descriptors, expected) in [
         ("abcd", vec![vec![entry("abcd"); 3]; 2], None),
         ("abcde", vec![], Some(("bytes of the domain", 4))),
-        ("d", vec![vec![entry("abcde")]], Some(("bytes of an entry's key", 4))),
-        ("d", vec![vec![entry("a"); 4]], Some(("entries of a descriptor", 3))),
+        (
+            "d",
+            vec![vec![entry("abcde")]],
+            Some(("bytes of an entry's key", 4)),
+        ),
+        (
+            "d",
+            vec![vec![entry("a"); 4]],
+            Some(("entries of a descriptor", 3)),
+        ),
         ("d", vec![vec![]; 3], Some(("descriptors", 2))),
     ] {
         let request = RateLimitRequest {
@@ -221,10 +229,7 @@ fn an_override_without_unit_is_an_error() {
         };
         let bytes = request.encode_to_vec();
         let message = Message::decode(&bytes, &Bounds::default()).unwrap();
-        assert_eq!(
-            message.descriptors().unwrap_err(),
-            BadRequest::BadUnit(0, unit)
-        );
+        assert_eq!(message.check_overrides(), Err(BadRequest::BadUnit(0, unit)));
     }
 }
 
@@ -288,15 +293,15 @@ fn answer(quota: rules::LimitDef, request: &RateLimitRequest) -> RateLimitRespon
     };
     let bytes = request.encode_to_vec();
     let message = Message::decode(&bytes, &Bounds::default()).unwrap();
-    let descriptors = message.descriptors().unwrap();
+    let descriptors = message.descriptors();
     let request = message.request(&descriptors);
-    let answer = futures_lite_block_on(limiter.decide(&request)).unwrap();
+    let answer = block_on(limiter.decide(&request)).unwrap();
     let mut out = BytesMut::new();
     encode(&answer, &message, &settings, &mut out);
     RateLimitResponse::decode(out.freeze()).unwrap()
 }
 
-fn futures_lite_block_on<T>(future: impl Future<Output = T>) -> T {
+fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()

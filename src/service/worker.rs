@@ -94,5 +94,10 @@ where
 {
     let shared = Arc::clone(&duty.shared);
     let closing = duty.closing.clone();
-    connections.spawn(connection::serve(stream, shared, duty.table.seat(), closing));
+    connections.spawn(connection::serve(
+        stream,
+        shared,
+        duty.table.seat(),
+        closing,
+    ));
 }

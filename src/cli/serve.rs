@@ -1,0 +1,118 @@
+//! `ratekeeper serve`: from settings to a running service.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    app::{App, Ended},
+    clock::Clock,
+    config,
+    engine::{key::HashSeed, rules::RuleSet},
+    limiter::Limiter,
+    service::listener::Listener,
+    settings::{GrpcAddress, RulesSource, Serve},
+    storage::{AnyStore, MemoryStore},
+};
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting.
+pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
+    let (level, format) = arguments.logging();
+    crate::telemetry::logging::start(level, format);
+    let limiter = Arc::new(limiter(arguments)?);
+    let source = arguments.rules_source()?;
+    match load(&source) {
+        Ok((rules, summary)) => {
+            limiter.set_rules(rules);
+            println!("{summary}");
+        }
+        // The reference serves on, and answers each call that it has no rules.
+        Err(error) if arguments.compat => {
+            tracing::error!("Error loading new configuration: {error:#}");
+        }
+        Err(error) => return Err(error),
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(arguments, limiter))
+}
+
+async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitCode> {
+    let signals = signals()?;
+    let grpc = match arguments.grpc_address() {
+        GrpcAddress::Tcp(address) => Listener::tcp(address)
+            .with_context(|| format!("cannot listen for gRPC on {address}"))?,
+        GrpcAddress::Unix(path) => Listener::unix(&path)
+            .with_context(|| format!("cannot listen for gRPC on {}", path.display()))?,
+    };
+    let address = arguments.http_address();
+    let http =
+        Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
+    println!("gRPC listens on {grpc}");
+    println!("HTTP listens on {http}");
+    let app = App::new(arguments.app()?, limiter, grpc, http);
+    match app.run(signals).await? {
+        Ended::Drained => {}
+        Ended::TimedOut => tracing::warn!("some connections did not finish in time"),
+        Ended::AtOnce => tracing::warn!("ended at once by a second signal"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
+    let seed = HashSeed(rand::random(), rand::random());
+    let store = MemoryStore::new(arguments.memory_store()?, seed);
+    Ok(Limiter::new(
+        Clock::System,
+        AnyStore::Memory(store),
+        arguments.policy(),
+        arguments.charge_mode(),
+    ))
+}
+
+/// Reads and compiles rules; also says in a line what there is.
+///
+/// # Errors
+/// All that is wrong with them.
+pub(crate) fn load(source: &RulesSource) -> anyhow::Result<(RuleSet, String)> {
+    let Some(path) = &source.path else {
+        tracing::warn!("no runtime configuration. using nil loader.");
+        return Ok((RuleSet::default(), "no rules".to_owned()));
+    };
+    let files = config::read(path, &source.read)?;
+    let rules = config::compile(&files, &source.compile).map_err(|problems| {
+        if source.compile.compat {
+            anyhow::Error::msg(problems.compat_lines().join("\n"))
+        } else {
+            anyhow::Error::msg(format!("the rules are not right\n{problems}"))
+        }
+    })?;
+    let summary = super::check::summary(files.len(), &rules);
+    Ok((rules, format!("loaded {summary} from {}", path.display())))
+}
+
+/// A message for each signal that asks to go down; two are enough.
+fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(2);
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let mut stream = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() && sender.send(()).await.is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
