@@ -1,0 +1,445 @@
+//! The commands, run as a user runs them.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ratekeeper");
+
+const RULES: &str = "\
+domain: d
+descriptors:
+  - key: user
+    rate_limit: {unit: day, requests_per_unit: 2, name: per-user}
+";
+
+/// A server that is stopped when it goes out of sight.
+struct Server {
+    child: Child,
+    http: u16,
+    grpc: u16,
+    lines: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> [u16; 2] {
+    let held = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear();
+    command
+}
+
+/// Starts a server and reads the lines with which it says that it is up.
+fn start(command: &mut Command, [grpc, http]: [u16; 2]) -> Server {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = vec![];
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        lines.push(line.unwrap());
+        if lines.last().unwrap().starts_with("HTTP listens") {
+            return Server {
+                child,
+                http,
+                grpc,
+                lines,
+            };
+        }
+    }
+    let mut errors = String::new();
+    let _ = child.stderr.take().unwrap().read_to_string(&mut errors);
+    panic!("no server: {lines:?} {errors}");
+}
+
+fn serve(rules: &Path) -> Server {
+    let ports = free_ports();
+    let mut command = program();
+    command
+        .args([
+            "serve",
+            "--store",
+            "memory",
+            "--drain-delay",
+            "0s",
+            "--rules",
+        ])
+        .arg(rules)
+        .args(["--grpc-addr", &format!("127.0.0.1:{}", ports[0])])
+        .args(["--http-addr", &format!("127.0.0.1:{}", ports[1])]);
+    start(&mut command, ports)
+}
+
+/// Status and body of a request over HTTP/1.0.
+fn http(port: u16, method: &str, path: &str, body: &str) -> (u16, String) {
+    use std::io::Write as _;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+fn ask(port: u16, user: &str) -> (u16, String) {
+    let body = format!(
+        r#"{{"domain":"d","descriptors":[{{"entries":[{{"key":"user","value":"{user}"}}]}}]}}"#
+    );
+    http(port, "POST", "/json", &body)
+}
+
+fn signal(server: &Server, name: &str) {
+    let pid = server.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+fn text(output: &Output) -> (String, String, Option<i32>) {
+    let utf8 = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        utf8(&output.stdout),
+        utf8(&output.stderr),
+        output.status.code(),
+    )
+}
+
+fn rules_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("d.yaml"), RULES).unwrap();
+    folder
+}
+
+#[test]
+fn serves_what_the_command_line_says() {
+    let rules = rules_folder();
+    let mut server = serve(rules.path());
+    assert!(
+        server.lines[0].starts_with("loaded 1 file, 1 domain, 1 rule from "),
+        "{:?}",
+        server.lines
+    );
+    assert_eq!(
+        server.lines[1],
+        format!("gRPC listens on 127.0.0.1:{}", server.grpc)
+    );
+    assert_eq!(
+        server.lines[2],
+        format!("HTTP listens on 127.0.0.1:{}", server.http)
+    );
+
+    assert_eq!(
+        http(server.http, "GET", "/healthcheck", ""),
+        (200, "OK".to_owned())
+    );
+    assert_eq!(http(server.http, "GET", "/nothing", "").0, 404);
+    let (status, answer) = ask(server.http, "ann");
+    assert_eq!(status, 200);
+    assert!(
+        answer.contains(r#""limitRemaining":1"#) && answer.contains(r#""unit":"DAY""#),
+        "{answer}"
+    );
+    assert_eq!(ask(server.http, "ann").0, 200);
+    assert_eq!(ask(server.http, "ann").0, 429);
+    for bad in ["", "{", r#"{"nonsense":1}"#, r#"{"domain":""}"#] {
+        let (status, answer) = http(server.http, "POST", "/json", bad);
+        assert_eq!(status, 400, "{bad}: {answer}");
+        assert!(answer.contains("error"), "{answer}");
+    }
+    let (status, shown) = http(server.http, "GET", "/rules", "");
+    assert_eq!(status, 200);
+    assert!(
+        shown.contains(r#""line":3"#) && shown.contains("per-user"),
+        "{shown}"
+    );
+
+    let query = |arguments: &[&str]| {
+        let address = format!("127.0.0.1:{}", server.grpc);
+        let mut command = program();
+        command
+            .args(["query", "--addr", &address, "--domain", "d"])
+            .args(arguments);
+        text(&command.output().unwrap())
+    };
+    let (table, _, code) = query(&["user=bob", "--hits", "2"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        table.starts_with("OK\n") && table.contains("2 per day per-user"),
+        "{table}"
+    );
+    let (json, _, code) = query(&["user=bob", "--format", "json"]);
+    assert_eq!(code, Some(1));
+    assert!(json.contains(r#""overallCode": "OVER_LIMIT""#), "{json}");
+    let (_, error, code) = query(&["user"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("is not KEY=VALUE"), "{error}");
+
+    signal(&server, "TERM");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn health_fails_while_listeners_stay_open_and_a_second_signal_ends_it() {
+    let rules = rules_folder();
+    let ports = free_ports();
+    let mut command = program();
+    command
+        .args(["serve", "--drain-delay", "1h", "--rules"])
+        .arg(rules.path())
+        .env("GRPC_PORT", ports[0].to_string())
+        .env("PORT", ports[1].to_string());
+    let mut server = start(&mut command, ports);
+    signal(&server, "TERM");
+    while http(server.http, "GET", "/healthcheck", "").0 == 200 {}
+    assert_eq!(http(server.http, "GET", "/healthcheck", "").0, 503);
+    assert_eq!(ask(server.http, "ann").0, 200, "it still decides");
+    signal(&server, "TERM");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn takes_the_references_environment() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("ratelimit/config");
+    fs::create_dir_all(&config).unwrap();
+    fs::write(config.join("d.yaml"), RULES).unwrap();
+    let links = tempfile::tempdir().unwrap();
+    let ports = free_ports();
+    for (line, name) in [
+        (&["serve", "--compat"][..], "ratekeeper"),
+        (&[], "ratelimit"),
+    ] {
+        let link = links.path().join(name);
+        std::os::unix::fs::symlink(PROGRAM, &link).unwrap();
+        let mut command = Command::new(&link);
+        command
+            .env_clear()
+            .args(line)
+            .env("BACKEND_TYPE", "memory")
+            .env("RUNTIME_ROOT", root.path())
+            .env("RUNTIME_SUBDIRECTORY", "ratelimit")
+            .env("GRPC_HOST", "127.0.0.1")
+            .env("GRPC_PORT", ports[0].to_string())
+            .env("PORT", ports[1].to_string())
+            .env("RATEKEEPER_DRAIN_DELAY", "0s")
+            .env("LOG_LEVEL", "");
+        let server = start(&mut command, ports);
+        assert_eq!(ask(server.http, "ann").0, 200);
+        assert_eq!(
+            http(server.http, "POST", "/json", "{"),
+            (400, "Bad Request\n".to_owned())
+        );
+    }
+}
+
+#[test]
+fn without_good_rules_only_compat_serves() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("s/config");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("d.yaml"), "domain: ''").unwrap();
+    let output = program()
+        .args(["serve", "--rules"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    let (_, error, code) = text(&output);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("config file cannot have empty domain"),
+        "{error}"
+    );
+
+    let ports = free_ports();
+    let mut command = program();
+    command
+        .args([
+            "serve",
+            "--compat",
+            "--store",
+            "memory",
+            "--drain-delay",
+            "0s",
+        ])
+        .env("RUNTIME_ROOT", root.path())
+        .env("RUNTIME_SUBDIRECTORY", "s")
+        .env("GRPC_PORT", ports[0].to_string())
+        .env("PORT", ports[1].to_string());
+    let server = start(&mut command, ports);
+    assert_eq!(http(server.http, "GET", "/healthcheck", "").0, 200);
+    let address = format!("127.0.0.1:{}", server.grpc);
+    let output = program()
+        .args(["query", "--addr", &address, "--domain", "d", "a=b"])
+        .output();
+    let (_, error, _) = text(&output.unwrap());
+    assert!(
+        error.contains("Unknown: no rate limit configuration loaded"),
+        "{error}"
+    );
+}
+
+#[test]
+fn serves_on_a_unix_socket_and_cleans_it_up() {
+    let rules = rules_folder();
+    let path = rules.path().join("grpc.sock");
+    let [_, http] = free_ports();
+    let mut command = program();
+    command
+        .args(["serve", "--drain-delay", "0s", "--rules"])
+        .arg(rules.path().join("d.yaml"))
+        .env("GRPC_UDS", &path)
+        .env("PORT", http.to_string());
+    let mut server = start(&mut command, [0, http]);
+    assert_eq!(
+        server.lines[1],
+        format!("gRPC listens on unix:{}", path.display())
+    );
+    UnixStream::connect(&path).unwrap();
+    signal(&server, "INT");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let rules = rules_folder();
+    for (arguments, variables, expected) in [
+        (&["--workers", "0"][..], &[][..], "from 1 on"),
+        (&["--drain-delay", "soon"], &[], "a duration such as"),
+        (&["--store", "abacus"], &[], "there is no store"),
+        (
+            &["--compat"],
+            &[("BACKEND_TYPE", "redis")],
+            "--store memory",
+        ),
+        (&[], &[("BACKEND_TYPE", "memcache")], "there is no store"),
+        (
+            &["--limit-headers", "--limit-header", "a b"],
+            &[],
+            "is not a header name",
+        ),
+        (&[], &[("SHADOW_MODE", "maybe")], "invalid value 'maybe'"),
+        (&[], &[("LOG_LEVEL", "loud")], "one of: error"),
+    ] {
+        let mut command = program();
+        command.args(["serve", "--rules"]).arg(rules.path());
+        command.args(["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        command.args(arguments).envs(variables.iter().copied());
+        let (_, error, code) = text(&command.output().unwrap());
+        assert_ne!(code, Some(0), "{arguments:?}");
+        assert!(
+            error.contains(expected),
+            "{arguments:?} {variables:?}: {error}"
+        );
+    }
+    let (_, error, code) = text(&program().arg("serve").output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(error.contains("--rules"), "{error}");
+}
+
+#[test]
+fn check_tells_right_from_wrong() {
+    let rules = rules_folder();
+    let check = |arguments: &[&str]| {
+        let mut command = program();
+        command.arg("check").arg(rules.path()).args(arguments);
+        text(&command.output().unwrap())
+    };
+    assert_eq!(check(&[]).2, Some(0));
+    let (out, _, code) = check(&["--compat"]);
+    assert_eq!(code, Some(0));
+    assert!(out.ends_with("all rate limit configs ok\n"), "{out}");
+    fs::write(rules.path().join("e.yaml"), "domain: d\nnonsense: 1\n").unwrap();
+    let (out, _, code) = check(&[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        out.contains("e.yaml:2:1") && out.contains("unknown key 'nonsense'"),
+        "{out}"
+    );
+    let (out, _, code) = check(&["--compat"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        out.contains("e.yaml: config error, unknown key 'nonsense'"),
+        "{out}"
+    );
+    let (out, _, code) = check(&["--format", "json"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&out).is_ok(),
+        "{out}"
+    );
+}
+
+#[test]
+fn explain_tells_why() {
+    let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/quickstart");
+    let explain = |descriptor: &str| {
+        let mut command = program();
+        command
+            .args(["explain", "--domain", "quickstart", descriptor, "--rules"])
+            .arg(&quickstart);
+        text(&command.output().unwrap())
+    };
+    for (descriptor, code, expected) in [
+        ("user=ann", 0, "limit: 5 per minute, name per-user"),
+        ("user=ann", 0, "counter: quickstart | user=ann | per minute"),
+        (
+            "path=/files/x",
+            0,
+            "counter: quickstart | path=/files/* | per second",
+        ),
+        ("user=root", 1, "unlimited"),
+        (
+            "remote_address=1.1.1.1,path=/login,method=GET",
+            1,
+            "value `GET` of `method` matched no child of `path=/login`; children: method=POST",
+        ),
+        ("user=ann,more=x", 1, "goes deeper than the rules"),
+        (
+            "nobody=x",
+            1,
+            "key `nobody` matched no child of domain `quickstart`",
+        ),
+        ("api_key=x", 0, "shadow"),
+    ] {
+        let (out, error, exit) = explain(descriptor);
+        assert!(out.contains(expected), "{descriptor}: {out}{error}");
+        assert_eq!(exit, Some(code), "{descriptor}: {out}{error}");
+    }
+}
+
+#[test]
+fn completions_are_there_for_common_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (out, _, code) = text(&program().args(["completions", shell]).output().unwrap());
+        assert_eq!(code, Some(0));
+        assert!(out.contains("explain"), "{shell}");
+    }
+}
