@@ -77,7 +77,7 @@ fn time(store: &MemoryStore, threads: u32, counters: u32, charges: u32) -> f64 {
             .collect();
         running
             .into_iter()
-            .map(|thread| thread.join().unwrap())
+            .map(|thread| thread.join().expect("no thread panics"))
             .max()
     });
     elapsed.unwrap_or_default().as_nanos() as f64 / f64::from(charges)

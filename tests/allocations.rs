@@ -2,6 +2,8 @@
 //! deciding, and the request is read in place. A binary of its own, because
 //! counting takes the process's allocator.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::BytesMut;
 use prost::Message as _;
 use ratekeeper::{

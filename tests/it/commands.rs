@@ -66,6 +66,7 @@ fn start(command: &mut Command, [grpc, http]: [u16; 2]) -> Server {
     }
     let mut errors = String::new();
     let _ = child.stderr.take().unwrap().read_to_string(&mut errors);
+    let _ = child.wait();
     panic!("no server: {lines:?} {errors}");
 }
 
