@@ -7,7 +7,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,8 @@ pub(crate) struct Call {
     budget: Budget,
     max_message_bytes: usize,
     accepted: Instant,
+    /// Whom to tell when it is given up.
+    waiting: Option<Waker>,
 }
 
 enum State {
@@ -88,6 +90,7 @@ impl Call {
             budget,
             max_message_bytes,
             accepted,
+            waiting: None,
         }
     }
 
@@ -96,15 +99,20 @@ impl Call {
         self.accepted
     }
 
-    /// Ends it from our side: it took too long.
-    pub(crate) fn give_up(&mut self) {
+    /// Ends it from our side: it took too long. False when it had ended.
+    pub(crate) fn give_up(&mut self) -> bool {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Reading(mut respond) | State::Deciding(mut respond, _) => {
                 respond.send_reset(Reason::CANCEL);
             }
             State::Sending(mut stream, _) => stream.send_reset(Reason::CANCEL),
-            State::Done => {}
+            State::Done => return false,
         }
+        // Only a call that is polled again is let go.
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+        true
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
@@ -207,9 +215,16 @@ impl Future for Call {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
-        // An error is the client's reset or the connection's end: there is
-        // nobody left to tell.
-        let ended = ready!(self.poll_ended(cx)).unwrap_or(Ended::Aborted);
+        let ended = match self.poll_ended(cx) {
+            Poll::Ready(Ok(ended)) => ended,
+            // The client's reset or the connection's end: there is nobody
+            // left to tell.
+            Poll::Ready(Err(_)) => Ended::Aborted,
+            Poll::Pending => {
+                self.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
         self.state = State::Done;
         Poll::Ready(Finished {
             ended,

@@ -41,8 +41,10 @@ const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/Sh
 const TICK: Duration = Duration::from_secs(1);
 /// Calls taken in before other connections of the worker get their turn.
 const BATCH: usize = 256;
-/// Calls of other services at once, all connections together.
-pub(crate) const MAX_OTHER_CALLS: usize = 256;
+/// Calls of other services at once, all connections together: some megabytes.
+const MAX_OTHER_CALLS: usize = 4_096;
+/// And of one connection: no client can take all of them.
+const MAX_OTHER_CALLS_HERE: usize = 16;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -61,6 +63,8 @@ struct Connection<T> {
     switch: Arc<Switch>,
     /// Calls that are not done yet.
     waiting: FuturesUnordered<Call>,
+    /// Calls of other services that may still begin on this connection.
+    other_calls: Arc<Semaphore>,
     /// Totals since the connection began; their change in a second is judged.
     account: Account,
     judged: Account,
@@ -133,6 +137,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             http2,
             switch,
             waiting: FuturesUnordered::new(),
+            other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS_HERE)),
             account: Account::default(),
             judged: Account::default(),
             last_call: now,
@@ -147,7 +152,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             tokio::select! {
                 biased;
                 () = std::future::poll_fn(|cx| self.poll_calls(cx)) => return Over::Closed,
-                () = seat.taken() => return Over::CutOff("its place was needed; it was idle longest"),
+                () = seat.taken() => {
+                    tracing::debug!("closed the longest idle connection: its place was needed");
+                    return Over::Closed;
+                }
                 () = turns_true(&mut closing), if !leaving => {
                     leaving = true;
                     self.http2.graceful_shutdown();
@@ -252,22 +260,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     fn begin_other(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        match Arc::clone(&self.shared.other_calls).try_acquire_owned() {
-            Ok(permit) => {
-                let limits = &self.shared.limits;
-                let call = other_services::answer(
-                    self.shared.others.clone(),
-                    request,
-                    respond,
-                    limits.call_timeout,
-                );
-                tokio::spawn(async move {
-                    call.await;
-                    drop(permit);
-                });
-            }
-            Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
-        }
+        let here = Arc::clone(&self.other_calls).try_acquire_owned();
+        let anywhere = Arc::clone(&self.shared.other_calls).try_acquire_owned();
+        let (Ok(here), Ok(anywhere)) = (here, anywhere) else {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        let call = other_services::answer(
+            self.shared.others.clone(),
+            request,
+            respond,
+            self.shared.limits.call_timeout,
+        );
+        tokio::spawn(async move {
+            call.await;
+            drop((here, anywhere));
+        });
     }
 
     /// Once a second: gives up calls that take too long, asks a silent client
@@ -276,8 +283,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let now = Instant::now();
         for call in self.waiting.iter_mut() {
             if now.duration_since(call.accepted()) >= self.shared.limits.call_timeout {
-                call.give_up();
-                self.account.given_up += 1;
+                self.account.given_up += u64::from(call.give_up());
             }
         }
         self.account.bytes_read = self.switch.bytes_read();
