@@ -132,10 +132,10 @@ impl App {
         let limits = self.config.limits;
         let duty = Duty {
             shared: Arc::new(Shared::new(Arc::clone(&api), limits, routes)),
-            table: Table::new(limits.max_connections),
             closing: closing_seen.clone(),
             ending: ending_seen,
         };
+        let table = Table::new(limits.max_connections);
         let (done, workers) = mpsc::channel(1);
         let senders = (0..self.config.workers.max(1))
             .map(|number| worker::start(number, duty.clone(), done.clone()))
@@ -152,7 +152,7 @@ impl App {
             closing,
             ending,
             health: reporter,
-            accepting: tokio::spawn(self.grpc.accept(senders, closing_seen.clone())),
+            accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
             http: tokio::spawn(http::serve(self.http, Arc::new(http), closing_seen)),
             workers,
             housekeeping: tokio::spawn(keep_house(self.limiter)),

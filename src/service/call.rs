@@ -34,11 +34,14 @@ pub(crate) struct Call {
     body: RecvStream,
     received: BytesMut,
     message_bytes: usize,
+    answer_bytes: usize,
     budget: Budget,
     max_message_bytes: usize,
     accepted: Instant,
     /// Whom to tell when it is given up.
     waiting: Option<Waker>,
+    /// Its place among those that wait.
+    _place: Option<Budget>,
 }
 
 enum State {
@@ -59,6 +62,7 @@ enum State {
 pub(crate) struct Finished {
     pub(crate) ended: Ended,
     pub(crate) message_bytes: u64,
+    pub(crate) answer_bytes: u64,
 }
 
 /// How a call ended.
@@ -87,10 +91,20 @@ impl Call {
             body,
             received: BytesMut::new(),
             message_bytes: 0,
+            answer_bytes: 0,
             budget,
             max_message_bytes,
             accepted,
             waiting: None,
+            _place: None,
+        }
+    }
+
+    /// Takes a place among the calls that wait, until it is done.
+    pub(crate) fn at(self, place: Budget) -> Self {
+        Self {
+            _place: Some(place),
+            ..self
         }
     }
 
@@ -137,13 +151,16 @@ impl Call {
                         }
                     }
                 }
-                State::Sending(mut stream, data) => match poll_send(&mut stream, &data, cx) {
-                    Poll::Ready(sent) => return Poll::Ready(sent.map(|()| Ended::Answered)),
-                    Poll::Pending => {
-                        self.state = State::Sending(stream, data);
-                        return Poll::Pending;
+                State::Sending(mut stream, data) => {
+                    self.answer_bytes = data.len();
+                    match poll_send(&mut stream, &data, cx) {
+                        Poll::Ready(sent) => return Poll::Ready(sent.map(|()| Ended::Answered)),
+                        Poll::Pending => {
+                            self.state = State::Sending(stream, data);
+                            return Poll::Pending;
+                        }
                     }
-                },
+                }
                 State::Done => return Poll::Ready(Ok(Ended::Answered)),
             }
         }
@@ -229,6 +246,7 @@ impl Future for Call {
         Poll::Ready(Finished {
             ended,
             message_bytes: self.message_bytes as u64,
+            answer_bytes: self.answer_bytes as u64,
         })
     }
 }

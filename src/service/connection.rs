@@ -23,6 +23,7 @@ use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
+    task::unconstrained,
     time::{Instant, Interval, MissedTickBehavior, interval, timeout},
 };
 
@@ -39,8 +40,17 @@ use super::{
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// How often the account is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// From a GOAWAY until a connection without calls is closed, answered or not.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Calls that may wait, all connections together: 4 KB each.
+const MAX_WAITING: usize = 4_096;
+/// And of one connection, however many others wait.
+const MAX_WAITING_HERE: usize = 32;
 /// Calls taken in before other connections of the worker get their turn.
-const BATCH: usize = 256;
+const BATCH: usize = 1_024;
+/// Bytes of answers that a client may leave unread before its next calls are
+/// taken in.
+const MAX_UNREAD: u64 = 256 * 1024;
 /// Calls of other services at once, all connections together: some megabytes.
 const MAX_OTHER_CALLS: usize = 4_096;
 /// And of one connection: no client can take all of them.
@@ -55,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) other_calls: Arc<Semaphore>,
     /// Bytes of unfinished calls.
     pub(crate) buffered: Arc<AtomicUsize>,
+    /// Calls that wait.
+    pub(crate) waiting: Arc<AtomicUsize>,
 }
 
 struct Connection<T> {
@@ -63,6 +75,11 @@ struct Connection<T> {
     switch: Arc<Switch>,
     /// Calls that are not done yet.
     waiting: FuturesUnordered<Call>,
+    seat: Seat,
+    /// It has had more calls waiting than there is room for.
+    is_overrun: bool,
+    /// Bytes written by when; it moves on while answers are read.
+    last_written: (u64, Instant),
     /// Calls of other services that may still begin on this connection.
     other_calls: Arc<Semaphore>,
     /// Totals since the connection began; their change in a second is judged.
@@ -99,8 +116,8 @@ where
         },
         () = seat.taken() => return tracing::debug!("place needed before the handshake"),
     };
-    let mut connection = Connection::new(shared, http2, switch);
-    if let Over::CutOff(reason) = connection.run(&seat, closing).await {
+    let mut connection = Connection::new(shared, http2, switch, seat);
+    if let Over::CutOff(reason) = connection.run(closing).await {
         tracing::warn!(reason, "cut off a client");
     }
 }
@@ -111,7 +128,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(window)
-        .initial_connection_window_size(window.saturating_mul(4).min((1 << 31) - 1))
+        .initial_connection_window_size(window)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_header_list_size(limits.max_header_bytes)
         // A proxy whose calls time out takes back up to all of them at once.
@@ -129,6 +146,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         shared: Arc<Shared>,
         mut http2: h2::server::Connection<HeldIo<T>, Bytes>,
         switch: Arc<Switch>,
+        seat: Seat,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -137,6 +155,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             http2,
             switch,
             waiting: FuturesUnordered::new(),
+            seat,
+            is_overrun: false,
+            last_written: (0, now),
             other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS_HERE)),
             account: Account::default(),
             judged: Account::default(),
@@ -145,29 +166,38 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
-    async fn run(&mut self, seat: &Seat, mut closing: watch::Receiver<bool>) -> Over {
+    async fn run(&mut self, mut closing: watch::Receiver<bool>) -> Over {
         let mut tick = ticker();
-        let mut leaving = false;
+        let mut leaving = None;
+        let taken = self.seat.taken();
+        tokio::pin!(taken);
         loop {
             tokio::select! {
                 biased;
                 () = std::future::poll_fn(|cx| self.poll_calls(cx)) => return Over::Closed,
-                () = seat.taken() => {
+                () = &mut taken => {
                     tracing::debug!("closed the longest idle connection: its place was needed");
                     return Over::Closed;
                 }
-                () = turns_true(&mut closing), if !leaving => {
-                    leaving = true;
+                // Unconstrained: a client that always has more to say uses up
+                // the task's budget, and must not keep time from passing.
+                () = unconstrained(turns_true(&mut closing)), if leaving.is_none() => {
+                    leaving = Some(Instant::now());
                     self.http2.graceful_shutdown();
                 }
-                _ = tick.tick() => {
-                    seat.set_last_call(self.last_call);
+                _ = unconstrained(tick.tick()) => {
                     if let Err(reason) = self.look_after() {
-                        return self.cut_off(reason).await;
+                        let over = Over::CutOff(reason);
+                        return self.close(Reason::ENHANCE_YOUR_CALM, over).await;
                     }
-                    if !leaving && self.is_idle_too_long() {
-                        leaving = true;
+                    if leaving.is_none() && self.is_idle_too_long() {
+                        leaving = Some(Instant::now());
                         self.http2.graceful_shutdown();
+                    }
+                    // A client that does not answer a GOAWAY would stay.
+                    let since = leaving.map(|since| since.elapsed());
+                    if since >= Some(GOODBYE) && self.waiting.is_empty() {
+                        return self.close(Reason::NO_ERROR, Over::Closed).await;
                     }
                 }
             }
@@ -179,9 +209,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut taken = 0;
         loop {
+            if self.is_unread() {
+                // Only writes, and reads what has no effect yet.
+                let closed = self.http2.poll_closed(cx).map(drop);
+                if closed.is_ready() || self.is_unread() {
+                    return closed;
+                }
+            }
             self.switch.hold(true);
             let over = self.poll_batch(cx, &mut taken).is_ready();
             self.switch.hold(false);
+            if taken > 0 {
+                self.last_call = Instant::now();
+                self.seat.set_last_call(self.last_call);
+            }
             if over {
                 return Poll::Ready(());
             }
@@ -194,6 +235,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
             }
+            if self.is_overrun {
+                return Poll::Ready(());
+            }
             if taken >= BATCH {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -201,8 +245,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
+    /// The client lets its answers lie.
+    fn is_unread(&self) -> bool {
+        self.account.answer_bytes > self.switch.bytes_written() + MAX_UNREAD
+    }
+
     fn poll_batch(&mut self, cx: &mut Context<'_>, taken: &mut usize) -> Poll<()> {
-        while *taken < BATCH {
+        while *taken < BATCH && !self.is_unread() && !self.is_overrun {
             match self.http2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     *taken += 1;
@@ -228,10 +277,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         mut respond: SendResponse<Bytes>,
         cx: &mut Context<'_>,
     ) {
-        if self.account.calls == self.judged.calls {
-            // The first since the last look; to the second is close enough.
-            self.last_call = Instant::now();
-        }
         self.account.calls += 1;
         if request.uri().path() != SHOULD_RATE_LIMIT {
             return self.begin_other(request, respond);
@@ -255,7 +300,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         );
         match Pin::new(&mut call).poll(cx) {
             Poll::Ready(finished) => self.account.count(finished),
-            Poll::Pending => self.waiting.push(call),
+            Poll::Pending => self.wait(call),
+        }
+    }
+
+    /// Keeps a call until it can go on, if there is room.
+    fn wait(&mut self, mut call: Call) {
+        let mut place = Budget::new(Arc::clone(&self.shared.waiting), MAX_WAITING);
+        place.add(1);
+        if place.is_exceeded() && self.waiting.len() >= MAX_WAITING_HERE {
+            // Refusing the call alone would not do: HTTP/2 keeps room for as
+            // many streams as a connection has ever had at once.
+            self.account.given_up += u64::from(call.give_up());
+            self.is_overrun = true;
+            self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        } else {
+            self.waiting.push(call.at(place));
         }
     }
 
@@ -263,6 +323,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let here = Arc::clone(&self.other_calls).try_acquire_owned();
         let anywhere = Arc::clone(&self.shared.other_calls).try_acquire_owned();
         let (Ok(here), Ok(anywhere)) = (here, anywhere) else {
+            self.account.given_up += 1;
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let call = other_services::answer(
@@ -289,6 +350,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.account.bytes_read = self.switch.bytes_read();
         let second = self.account.since(&self.judged);
         self.judged = self.account;
+        if self.is_overrun {
+            return Err("too many unfinished calls");
+        }
+        let written = self.switch.bytes_written();
+        if written > self.last_written.0 || !self.is_unread() {
+            self.last_written = (written, now);
+        } else if now.duration_since(self.last_written.1) >= self.shared.limits.call_timeout {
+            return Err("its answers lie unread");
+        }
         match second.verdict() {
             Some(reason) => Err(reason),
             None => self.ask_for_life(second.bytes_read, now),
@@ -319,11 +389,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// Says why with a GOAWAY, if the client takes it in within a second.
-    async fn cut_off(&mut self, reason: &'static str) -> Over {
-        self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    async fn close(&mut self, reason: Reason, over: Over) -> Over {
+        self.http2.abrupt_shutdown(reason);
         let gone = std::future::poll_fn(|cx| self.http2.poll_closed(cx));
         let _ = timeout(TICK, gone).await;
-        Over::CutOff(reason)
+        over
     }
 }
 
@@ -356,6 +426,7 @@ fn ticker() -> Interval {
 impl Account {
     fn count(&mut self, finished: Finished) {
         self.message_bytes += finished.message_bytes;
+        self.answer_bytes += finished.answer_bytes;
         self.aborted += u64::from(finished.ended == Ended::Aborted);
     }
 
@@ -364,6 +435,7 @@ impl Account {
             bytes_read: self.bytes_read - earlier.bytes_read,
             calls: self.calls - earlier.calls,
             message_bytes: self.message_bytes - earlier.message_bytes,
+            answer_bytes: self.answer_bytes - earlier.answer_bytes,
             aborted: self.aborted - earlier.aborted,
             given_up: self.given_up - earlier.given_up,
         }
@@ -380,6 +452,7 @@ impl Shared {
             others,
             other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS)),
             buffered: Arc::new(AtomicUsize::new(0)),
+            waiting: Arc::new(AtomicUsize::new(0)),
         }
     }
 }

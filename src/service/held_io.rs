@@ -33,6 +33,7 @@ pub(crate) struct HeldIo<T> {
 pub(crate) struct Switch {
     holding: AtomicBool,
     read: AtomicU64,
+    written: AtomicU64,
 }
 
 // === impl Switch ===
@@ -46,6 +47,11 @@ impl Switch {
     /// Bytes read so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the operating system has taken so far.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     fn is_holding(&self) -> bool {
@@ -70,7 +76,11 @@ impl<T: AsyncWrite + Unpin> HeldIo<T> {
         while !self.held.is_empty() {
             match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.held.advance(written),
+                written => {
+                    self.held.advance(written);
+                    let written = written as u64;
+                    self.switch.written.fetch_add(written, Ordering::Relaxed);
+                }
             }
         }
         Poll::Ready(Ok(()))

@@ -35,7 +35,8 @@ pub struct Limits {
     pub keepalive_interval: Duration,
 }
 
-/// Bytes that calls hold, of all connections together; and one call's share.
+/// What calls hold (bytes, places) of all connections together; and one
+/// call's share, given back at its end.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: Arc<AtomicUsize>,
@@ -52,6 +53,8 @@ pub(crate) struct Account {
     pub calls: u64,
     /// Bytes of these calls' messages.
     pub message_bytes: u64,
+    /// Bytes of the answers handed to HTTP/2.
+    pub answer_bytes: u64,
     /// Calls taken back by the client before their answer.
     pub aborted: u64,
     /// Calls given up by us.
@@ -97,9 +100,9 @@ impl Budget {
         }
     }
 
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.mine += bytes;
-        self.total.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn add(&mut self, amount: usize) {
+        self.mine += amount;
+        self.total.fetch_add(amount, Ordering::Relaxed);
     }
 
     pub(crate) fn is_exceeded(&self) -> bool {
@@ -147,6 +150,7 @@ mod tests {
             message_bytes,
             aborted,
             given_up,
+            ..Account::default()
         };
         for (account, cut) in [
             (account(0, 0, 0, 0, 0), false),

@@ -67,7 +67,7 @@ pub(crate) struct Table {
 
 #[derive(Debug)]
 struct Guest {
-    /// Milliseconds from `Table::opened`.
+    /// Milliseconds from `Table::opened`, with [`CALLED`] once there was one.
     last_call: AtomicU64,
     taken: Notify,
 }
@@ -79,6 +79,9 @@ pub(crate) struct Seat {
     number: u64,
     guest: Arc<Guest>,
 }
+
+/// The bit that tells those who have made a call from those who have not.
+const CALLED: u64 = 1 << 63;
 
 // === impl Listener ===
 
@@ -132,7 +135,8 @@ impl Listener {
     /// kernel has accepted by then is still taken.
     pub(crate) async fn accept(
         self,
-        workers: Vec<mpsc::Sender<Accepted>>,
+        workers: Vec<mpsc::Sender<(Accepted, Seat)>>,
+        table: Arc<Table>,
         mut closing: watch::Receiver<bool>,
     ) {
         let mut turn = 0;
@@ -145,7 +149,7 @@ impl Listener {
             match accepted {
                 Ok(socket) => {
                     turn = (turn + 1) % workers.len();
-                    if workers[turn].try_send(socket).is_err() {
+                    if workers[turn].try_send((socket, table.seat())).is_err() {
                         tracing::warn!("dropped a connection: its worker is behind or gone");
                     }
                 }
@@ -263,13 +267,17 @@ fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) {
 
 impl Seat {
     /// Ready when the place is needed for another.
-    pub(crate) async fn taken(&self) {
-        self.guest.taken.notified().await;
+    pub(crate) fn taken(&self) -> impl Future<Output = ()> + use<> {
+        let guest = Arc::clone(&self.guest);
+        async move { guest.taken.notified().await }
     }
 
     pub(crate) fn set_last_call(&self, at: Instant) {
         let millis = self.table.millis(at);
-        self.guest.last_call.store(millis, Ordering::Relaxed);
+        // Any call at all counts for more than having come later.
+        self.guest
+            .last_call
+            .store(millis | CALLED, Ordering::Relaxed);
     }
 }
 

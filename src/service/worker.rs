@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     connection::{self, Shared},
-    listener::{Accepted, Table},
+    listener::{Accepted, Seat},
     turns_true,
 };
 
@@ -25,7 +25,6 @@ const QUEUE: usize = 1_024;
 #[derive(Clone)]
 pub(crate) struct Duty {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) table: Arc<Table>,
     /// Turns true when connections shall finish what they have and go.
     pub(crate) closing: watch::Receiver<bool>,
     /// Turns true when they shall go at once.
@@ -41,7 +40,7 @@ pub(crate) fn start(
     number: usize,
     duty: Duty,
     done: mpsc::Sender<()>,
-) -> io::Result<mpsc::Sender<Accepted>> {
+) -> io::Result<mpsc::Sender<(Accepted, Seat)>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -55,14 +54,14 @@ pub(crate) fn start(
     Ok(sender)
 }
 
-async fn work(mut accepted: mpsc::Receiver<Accepted>, duty: Duty) {
+async fn work(mut accepted: mpsc::Receiver<(Accepted, Seat)>, duty: Duty) {
     let mut connections = JoinSet::new();
     let mut ending = duty.ending.clone();
     loop {
         tokio::select! {
             () = turns_true(&mut ending) => return,
             socket = accepted.recv() => match socket {
-                Some(socket) => serve(socket, &duty, &mut connections),
+                Some((socket, seat)) => serve(socket, seat, &duty, &mut connections),
                 None => break,
             },
             Some(_) = connections.join_next() => {}
@@ -74,13 +73,13 @@ async fn work(mut accepted: mpsc::Receiver<Accepted>, duty: Duty) {
     }
 }
 
-fn serve(socket: Accepted, duty: &Duty, connections: &mut JoinSet<()>) {
+fn serve(socket: Accepted, seat: Seat, duty: &Duty, connections: &mut JoinSet<()>) {
     let started = match socket {
         Accepted::Tcp(stream) => {
-            TcpStream::from_std(stream).map(|stream| spawn(stream, duty, connections))
+            TcpStream::from_std(stream).map(|stream| spawn(stream, seat, duty, connections))
         }
         Accepted::Unix(stream) => {
-            UnixStream::from_std(stream).map(|stream| spawn(stream, duty, connections))
+            UnixStream::from_std(stream).map(|stream| spawn(stream, seat, duty, connections))
         }
     };
     if let Err(error) = started {
@@ -88,16 +87,11 @@ fn serve(socket: Accepted, duty: &Duty, connections: &mut JoinSet<()>) {
     }
 }
 
-fn spawn<T>(stream: T, duty: &Duty, connections: &mut JoinSet<()>)
+fn spawn<T>(stream: T, seat: Seat, duty: &Duty, connections: &mut JoinSet<()>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shared = Arc::clone(&duty.shared);
     let closing = duty.closing.clone();
-    connections.spawn(connection::serve(
-        stream,
-        shared,
-        duty.table.seat(),
-        closing,
-    ));
+    connections.spawn(connection::serve(stream, shared, seat, closing));
 }

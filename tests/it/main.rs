@@ -4,6 +4,8 @@
 
 mod cases;
 mod commands;
+mod hostile;
 mod layers;
+mod process;
 mod rules;
 mod wire;

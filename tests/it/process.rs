@@ -1,0 +1,103 @@
+//! The program as users run it: a process of its own, on ports of its own.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A running `ratekeeper serve`; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Where it answers gRPC.
+    pub(crate) grpc: SocketAddr,
+    /// Where it answers HTTP.
+    pub(crate) http: SocketAddr,
+    _rules: TempDir,
+}
+
+impl Server {
+    /// Starts it with these rules and flags; ready to be asked on return.
+    pub(crate) fn start(rules: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("rules.yaml");
+        fs::write(&file, rules).expect("a writable folder");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ratekeeper"))
+            .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr"])
+            .args(["127.0.0.1:0", "--log-level", "error", "--rules"])
+            .arg(&file)
+            .args(flags)
+            .env_clear()
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+        let grpc = address(&mut lines, "gRPC listens on ");
+        let http = address(&mut lines, "HTTP listens on ");
+        // Read on, so that the program never waits for us.
+        thread::spawn(move || lines.read_to_end(&mut vec![]));
+        Self {
+            child,
+            grpc,
+            http,
+            _rules: folder,
+        }
+    }
+
+    /// Bytes of memory that it uses now.
+    pub(crate) fn memory(&self) -> u64 {
+        memory(self.child.id()).expect("the process lives")
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end; `None` when it has not within `patience`.
+    pub(crate) fn end(mut self, patience: Duration) -> Option<ExitStatus> {
+        let id = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(asked.is_ok_and(|status| status.success()), "kill works");
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return Some(status);
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It fails when the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bytes of memory that a process uses now; `None` when it is no more.
+pub(crate) fn memory(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kilobytes * 1_024)
+}
+
+fn address(lines: &mut BufReader<ChildStdout>, prefix: &str) -> SocketAddr {
+    for line in lines.lines() {
+        let line = line.expect("text");
+        if let Some(address) = line.strip_prefix(prefix) {
+            return address.parse().expect("an address");
+        }
+    }
+    panic!("the program ended early");
+}
