@@ -81,8 +81,11 @@ impl TestApp {
             .arg("--rules")
             .arg(rules)
             .args(["--grpc-addr", &grpc.to_string()])
-            .args(["--http-addr", "127.0.0.1:0", "--drain-delay", "0s"])
+            .args(["--http-addr", "127.0.0.1:0"])
             .args(flags)
+            // Settings of the machine are not the test's.
+            .env_clear()
+            .env("RATEKEEPER_DRAIN_DELAY", "0s")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
