@@ -36,7 +36,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that will come.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A free port of 127.0.0.1, for what cannot be asked where it listens.
+/// A port of 127.0.0.1; 0 is any that is free.
 pub(crate) fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
