@@ -1,8 +1,8 @@
 //! One HTTP/2 connection, from its first byte to its last.
 //!
 //! `ShouldRateLimit` calls are answered right here, in the connection's task:
-//! all that arrived with one read, then one write. Other services (health,
-//! reflection) get a task each and are few.
+//! all that arrived with one read, then one write. So are those of other
+//! services (health, reflection), which are few.
 //!
 //! Nothing a client does may hold memory or time without bound: see
 //! [`Limits`]. Every second the connection's account is looked at, calls that
@@ -42,8 +42,8 @@ const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/Sh
 const TICK: Duration = Duration::from_secs(1);
 /// From a GOAWAY until a connection without calls is closed, answered or not.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// Calls that may wait, all connections together: 4 KB each.
-const MAX_WAITING: usize = 4_096;
+/// Calls that may wait, all connections together: some KB each.
+const MAX_WAITING: usize = 2_048;
 /// And of one connection, however many others wait.
 const MAX_WAITING_HERE: usize = 32;
 /// Calls taken in before other connections of the worker get their turn.
@@ -69,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: Arc<AtomicUsize>,
 }
 
+type OtherCall = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 struct Connection<T> {
     shared: Arc<Shared>,
     http2: h2::server::Connection<HeldIo<T>, Bytes>,
@@ -80,8 +82,8 @@ struct Connection<T> {
     is_overrun: bool,
     /// Bytes written by when; it moves on while answers are read.
     last_written: (u64, Instant),
-    /// Calls of other services that may still begin on this connection.
-    other_calls: Arc<Semaphore>,
+    /// Calls of other services; they end with the connection, at once.
+    others: FuturesUnordered<OtherCall>,
     /// Totals since the connection began; their change in a second is judged.
     account: Account,
     judged: Account,
@@ -158,7 +160,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             seat,
             is_overrun: false,
             last_written: (0, now),
-            other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS_HERE)),
+            others: FuturesUnordered::new(),
             account: Account::default(),
             judged: Account::default(),
             last_call: now,
@@ -268,6 +270,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         while let Poll::Ready(Some(finished)) = self.waiting.poll_next_unpin(cx) {
             self.account.count(finished);
         }
+        while let Poll::Ready(Some(())) = self.others.poll_next_unpin(cx) {}
         Poll::Pending
     }
 
@@ -312,19 +315,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             // Refusing the call alone would not do: HTTP/2 keeps room for as
             // many streams as a connection has ever had at once.
             self.account.given_up += u64::from(call.give_up());
-            self.is_overrun = true;
-            self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.overrun();
         } else {
             self.waiting.push(call.at(place));
         }
     }
 
+    fn overrun(&mut self) {
+        self.is_overrun = true;
+        self.http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    }
+
     fn begin_other(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let here = Arc::clone(&self.other_calls).try_acquire_owned();
-        let anywhere = Arc::clone(&self.shared.other_calls).try_acquire_owned();
-        let (Ok(here), Ok(anywhere)) = (here, anywhere) else {
+        let permit = Arc::clone(&self.shared.other_calls).try_acquire_owned();
+        let has_room = self.others.len() < MAX_OTHER_CALLS_HERE;
+        let (Ok(permit), true) = (permit, has_room) else {
+            respond.send_reset(Reason::REFUSED_STREAM);
             self.account.given_up += 1;
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            if self.account.since(&self.judged).verdict().is_some() {
+                self.overrun();
+            }
+            return;
         };
         let call = other_services::answer(
             self.shared.others.clone(),
@@ -332,10 +343,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             respond,
             self.shared.limits.call_timeout,
         );
-        tokio::spawn(async move {
+        self.others.push(Box::pin(async move {
             call.await;
-            drop((here, anywhere));
-        });
+            drop(permit);
+        }));
     }
 
     /// Once a second: gives up calls that take too long, asks a silent client

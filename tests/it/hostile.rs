@@ -133,8 +133,11 @@ fn request(entries: &[(&str, &str)]) -> RateLimitRequest {
     }
 }
 
+/// Adds more bytes of a flood.
+type Flood = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
 /// Floods from several connections, half of which read what they are told.
-fn floods(server: &Server, mut begin: impl FnMut() -> Box<dyn FnMut(&mut Vec<u8>) + Send>) {
+fn floods(server: &Server, mut begin: impl FnMut() -> Flood) {
     thread::scope(|scope| {
         for number in 0..4 {
             let next = begin();
@@ -154,7 +157,7 @@ fn floods(server: &Server, mut begin: impl FnMut() -> Box<dyn FnMut(&mut Vec<u8>
 }
 
 /// The same bytes again and again.
-fn again(bytes: &[u8], times: usize) -> Box<dyn FnMut(&mut Vec<u8>) + Send> {
+fn again(bytes: &[u8], times: usize) -> Flood {
     let chunk = bytes.repeat(times);
     Box::new(move |out| out.extend_from_slice(&chunk))
 }
