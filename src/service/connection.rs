@@ -210,6 +210,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Ready when the connection is over.
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut taken = 0;
+        self.switch.begin_turn();
         loop {
             if self.is_unread() {
                 // Only writes, and reads what has no effect yet.

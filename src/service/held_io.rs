@@ -20,6 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Held back at most; beyond it writes go out even while holding.
 const MOST_HELD: usize = 64 * 1024;
 
+/// Read at most in one turn, about: what HTTP/2 code has read it keeps room
+/// for, and other connections wait meanwhile.
+const MOST_IN_TURN: u64 = 32 * 1024;
+
 /// The socket, as HTTP/2 code sees it.
 #[derive(Debug)]
 pub(crate) struct HeldIo<T> {
@@ -34,6 +38,8 @@ pub(crate) struct Switch {
     holding: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
+    /// Bytes read in this turn.
+    read_in_turn: AtomicU64,
 }
 
 // === impl Switch ===
@@ -42,6 +48,11 @@ impl Switch {
     /// From now on writes wait (true) or go out with the next flush (false).
     pub(crate) fn hold(&self, holding: bool) {
         self.holding.store(holding, Ordering::Relaxed);
+    }
+
+    /// A new turn: reading may go on.
+    pub(crate) fn begin_turn(&self) {
+        self.read_in_turn.store(0, Ordering::Relaxed);
     }
 
     /// Bytes read so far.
@@ -93,10 +104,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for HeldIo<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.switch.read_in_turn.load(Ordering::Relaxed) >= MOST_IN_TURN {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let read = (buf.filled().len() - before) as u64;
         self.switch.read.fetch_add(read, Ordering::Relaxed);
+        self.switch.read_in_turn.fetch_add(read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -153,6 +169,26 @@ mod tests {
         theirs.write_all(b"12345").await.unwrap();
         io.read_exact(&mut seen[..5]).await.unwrap();
         assert_eq!(switch.bytes_read(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_turn_reads_so_much_and_the_next_goes_on() {
+        let switch = Arc::new(Switch::default());
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut io = HeldIo::new(ours, Arc::clone(&switch));
+        let sent = vec![1; 100_000];
+        theirs.write_all(&sent).await.unwrap();
+        let mut seen = vec![0; sent.len()];
+        {
+            let read = Box::pin(io.read_exact(&mut seen[..40_000]));
+            assert!(
+                futures_util::poll!(read).is_ready(),
+                "one read may go beyond"
+            );
+        }
+        assert!(futures_util::poll!(Box::pin(io.read(&mut seen))).is_pending());
+        switch.begin_turn();
+        assert!(futures_util::poll!(Box::pin(io.read(&mut seen))).is_ready());
     }
 
     #[tokio::test]

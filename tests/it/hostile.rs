@@ -371,7 +371,8 @@ fn handshakes_that_are_never_finished() {
 
 #[test]
 fn connections_that_do_nothing() {
-    let flags = ["--idle-timeout", "4s"];
+    // About 57 KB each in a debug build.
+    let flags = ["--idle-timeout", "4s", "--max-connections", "800"];
     against("2,000 idle connections", &flags, 7.0, |server| {
         let mut peers: Vec<Peer> = (0..2_000).map(|_| Peer::http2(server.grpc, &[])).collect();
         for (number, peer) in peers.iter_mut().enumerate().take(900) {
