@@ -3,10 +3,12 @@
 //! Each function takes any bytes and panics where something does not hold.
 //! The fuzzer in `fuzz/` looks for such bytes; [`super`] tries those kept.
 
+#![allow(unreachable_pub, reason = "the fuzzer is another crate")]
+
 use std::{
     collections::HashSet,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll, Waker},
 };
 
@@ -44,17 +46,6 @@ use ratekeeper::{
     },
 };
 use serde_json::Value;
-
-/// A target's name and body.
-pub type Target = (&'static str, fn(&[u8]));
-
-/// All of them.
-pub const ALL: [Target; 4] = [
-    ("json", json),
-    ("request", request),
-    ("rules", rules),
-    ("wildcard", wildcard),
-];
 
 // === rules ===
 
@@ -162,6 +153,16 @@ descriptors:
   - {key: m, quota_mode: true, rate_limit: {requests_per_unit: 4294967295, unit: year}}
   - {key: r, rate_limit: {name: r, requests_per_unit: 1, unit: month, replaces: [{name: kv}]}}
 "#;
+
+/// Compiled once: that takes longer than all else.
+static COMPILED: LazyLock<Arc<RuleSet>> = LazyLock::new(|| {
+    let file = SourceFile {
+        name: "rules.yaml".into(),
+        bytes: RULES.into(),
+    };
+    let rules = config::compile(&[file], &Options::default());
+    Arc::new(rules.expect("rules that load"))
+});
 
 /// Bytes as a message: read as the generated code reads it, decided and
 /// answered.
@@ -273,10 +274,6 @@ fn is_answer(framed: &[u8], asked: &Message<'_>) {
 
 /// A server's inside with nothing counted, and its clock.
 fn api(bounds: &Bounds) -> (Api, ManualClock) {
-    let file = SourceFile {
-        name: "rules.yaml".into(),
-        bytes: RULES.into(),
-    };
     let clock = ManualClock::at(Timestamp::from_secs(1_000_000_000));
     let store = MemoryStore::new(
         Config {
@@ -291,7 +288,7 @@ fn api(bounds: &Bounds) -> (Api, ManualClock) {
         Policy::default(),
         ChargeMode::Always,
     );
-    limiter.set_rules(config::compile(&[file], &Options::default()).expect("rules that load"));
+    limiter.set_rules(Arc::clone(&COMPILED));
     let headers = HeaderNames::new("limit", "left", "reset").expect("names of headers");
     let api = Api {
         limiter: Arc::new(limiter),
@@ -329,7 +326,7 @@ pub fn json(bytes: &[u8]) {
     assert_eq!(statuses.len(), response.statuses.len());
     for (json, status) in statuses.iter().zip(&response.statuses) {
         assert_eq!(json["code"], status.code().as_str_name());
-        let left = json.get("limitRemaining").map_or(0, |left| number(left));
+        let left = json.get("limitRemaining").map_or(0, number);
         assert_eq!(left, u64::from(status.limit_remaining));
         assert_eq!(
             json.get("currentLimit").is_some(),
