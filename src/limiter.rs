@@ -68,8 +68,8 @@ impl Limiter {
     }
 
     /// Replaces the rules as a whole; counters stay.
-    pub fn set_rules(&self, rules: RuleSet) {
-        self.rules.store(Some(Arc::new(rules)));
+    pub fn set_rules(&self, rules: impl Into<Arc<RuleSet>>) {
+        self.rules.store(Some(rules.into()));
     }
 
     /// The rules in force, if any were ever loaded.

@@ -9,8 +9,14 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tonic::{Code, Status};
 
-use super::wire::{self, BadRequest, Bounds, Message, ResponseSettings};
-use crate::limiter::{Answer, LimitError, Limiter};
+use super::{
+    http_json::{self, JsonRequest, Object},
+    wire::{self, BadRequest, Bounds, Message, ResponseSettings},
+};
+use crate::{
+    limiter::{Answer, LimitError, Limiter},
+    proto::envoy::service::ratelimit::v3::rate_limit_response,
+};
 
 /// What the gRPC and the HTTP side have in common.
 #[derive(Debug)]
@@ -32,6 +38,18 @@ pub enum ApiError {
     Request(BadRequest),
     /// The request was understood, and there is no decision.
     Limit(LimitError),
+}
+
+/// An answer in JSON, and whether it refuses.
+pub type JsonAnswer = (serde_json::Value, rate_limit_response::Code);
+
+/// Why there is no answer in JSON.
+#[derive(Debug)]
+pub enum JsonError {
+    /// The request is not a `RateLimitRequest` in JSON.
+    Unreadable(serde_json::Error),
+    /// It is one, and there is no answer.
+    Api(ApiError),
 }
 
 // === impl Api ===
@@ -79,6 +97,19 @@ impl Api {
             .await
             .map_err(ApiError::Limit)?;
         Ok(self.frame(&answer, message))
+    }
+
+    /// Answers a request in JSON with an answer in JSON.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn answer_json(&self, request: &[u8]) -> Result<JsonAnswer, JsonError> {
+        let Object(request): Object<JsonRequest> =
+            serde_json::from_slice(request).map_err(JsonError::Unreadable)?;
+        let message = request.message(&self.bounds)?;
+        let framed = self.answer(&message).await?;
+        let answer = http_json::response(&framed[FRAME_HEADER..]);
+        Ok(answer.expect("what was just encoded can be decoded"))
     }
 
     /// The gRPC status of an error: the reference knows only UNKNOWN.
@@ -149,5 +180,19 @@ impl std::error::Error for ApiError {}
 impl From<BadRequest> for ApiError {
     fn from(error: BadRequest) -> Self {
         Self::Request(error)
+    }
+}
+
+// === impl JsonError ===
+
+impl From<BadRequest> for JsonError {
+    fn from(error: BadRequest) -> Self {
+        Self::Api(error.into())
+    }
+}
+
+impl From<ApiError> for JsonError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
     }
 }

@@ -32,8 +32,7 @@ use tokio::{
 };
 
 use super::{
-    grpc::{Api, ApiError, FRAME_HEADER},
-    http_json::{self, JsonRequest, Object},
+    grpc::{Api, ApiError, JsonError},
     limits::Limits,
     listener::{Listener, Seat, Table, pause_after},
     turns_true,
@@ -182,25 +181,17 @@ async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
         Ok(body) => body,
         Err(rejection) => return unreadable(api, rejection.status(), &rejection.body_text()),
     };
-    let Object(request): Object<JsonRequest> = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(error) => return unreadable(api, StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    match decide(api, &request).await {
+    match api.answer_json(&body).await {
         Ok((answer, code)) => (http_code(code), Json(answer)).into_response(),
-        Err(error) => failed(api, &error),
+        Err(JsonError::Unreadable(error)) => {
+            unreadable(api, StatusCode::BAD_REQUEST, &error.to_string())
+        }
+        Err(JsonError::Api(error)) => failed(api, &error),
     }
 }
 
 async fn read(request: Request) -> Result<Bytes, BytesRejection> {
     Bytes::from_request(request, &()).await
-}
-
-async fn decide(api: &Api, request: &JsonRequest) -> Result<(Value, Code), ApiError> {
-    let message = request.message(&api.bounds)?;
-    let framed = api.answer(&message).await?;
-    let answer = http_json::response(&framed[FRAME_HEADER..]);
-    Ok(answer.expect("what was just encoded can be decoded"))
 }
 
 fn http_code(code: Code) -> StatusCode {

@@ -13,7 +13,10 @@ use serde::{
 };
 use serde_json::{Map, Value, json};
 
-use super::wire::{Asked, BadRequest, Bounds, Message, Override};
+use super::{
+    grpc::JsonAnswer,
+    wire::{Asked, BadRequest, Bounds, Message, Override},
+};
 use crate::{
     engine::descriptor::Entry,
     proto::envoy::{
@@ -239,7 +242,7 @@ where
 ///
 /// # Errors
 /// The bytes are no answer.
-pub(crate) fn response(encoded: &[u8]) -> Result<(Value, Code), prost::DecodeError> {
+pub(crate) fn response(encoded: &[u8]) -> Result<JsonAnswer, prost::DecodeError> {
     let response = RateLimitResponse::decode(encoded)?;
     let code = response.overall_code();
     let mut object = Map::new();

@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod corpus;
 mod envoy;
 mod hostile;
 mod layers;

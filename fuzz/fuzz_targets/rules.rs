@@ -1,0 +1,4 @@
+//! See `ratekeeper_fuzz::targets::rules`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ratekeeper_fuzz::targets::rules(bytes));
