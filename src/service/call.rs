@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 
 use super::{
     grpc::{Api, FRAME_HEADER, Framing, framing},
+    held_io::Switch,
     limits::Budget,
 };
 
@@ -40,8 +41,9 @@ pub(crate) struct Call {
     accepted: Instant,
     /// Whom to tell when it is given up.
     waiting: Option<Waker>,
-    /// Its place among those that wait.
-    _place: Option<Budget>,
+    /// Its place among those that wait, and where its bytes are counted then.
+    place: Option<(Budget, Arc<Switch>)>,
+    is_refused: bool,
 }
 
 enum State {
@@ -63,6 +65,8 @@ pub(crate) struct Finished {
     pub(crate) ended: Ended,
     pub(crate) message_bytes: u64,
     pub(crate) answer_bytes: u64,
+    /// Its message was not read to the end.
+    pub(crate) is_refused: bool,
 }
 
 /// How a call ended.
@@ -96,16 +100,16 @@ impl Call {
             max_message_bytes,
             accepted,
             waiting: None,
-            _place: None,
+            place: None,
+            is_refused: false,
         }
     }
 
     /// Takes a place among the calls that wait, until it is done.
-    pub(crate) fn at(self, place: Budget) -> Self {
-        Self {
-            _place: Some(place),
-            ..self
-        }
+    pub(crate) fn at(mut self, place: Budget, meter: Arc<Switch>) -> Self {
+        meter.add_body_bytes(std::mem::take(&mut self.message_bytes));
+        self.place = Some((place, meter));
+        self
     }
 
     /// When its head came.
@@ -186,7 +190,7 @@ impl Call {
             let Some(data) = ready!(self.body.poll_data(cx)).transpose()? else {
                 return Poll::Ready(Ok(Err(no_message())));
             };
-            self.message_bytes += data.len();
+            self.count_body(data.len());
             self.body.flow_control().release_capacity(data.len())?;
             if self.received.is_empty()
                 && let Some(message) = whole_message(&data, self.max_message_bytes)
@@ -208,7 +212,10 @@ impl Call {
     ) -> Result<State, h2::Error> {
         let message = match message {
             Ok(message) => message,
-            Err(status) => return send(respond, Err(status)),
+            Err(status) => {
+                self.is_refused = true;
+                return send(respond, Err(status));
+            }
         };
         match self.api.should_rate_limit_now(&message) {
             Some(answer) => send(respond, answer),
@@ -217,6 +224,15 @@ impl Call {
                 let answer = async move { api.should_rate_limit(&message).await };
                 Ok(State::Deciding(respond, Box::pin(answer)))
             }
+        }
+    }
+
+    /// Bytes of a body count when they come: a large message in many pieces
+    /// would look like a flood until its end.
+    fn count_body(&mut self, bytes: usize) {
+        match &self.place {
+            Some((_, meter)) => meter.add_body_bytes(bytes),
+            None => self.message_bytes += bytes,
         }
     }
 
@@ -247,6 +263,7 @@ impl Future for Call {
             ended,
             message_bytes: self.message_bytes as u64,
             answer_bytes: self.answer_bytes as u64,
+            is_refused: self.is_refused,
         })
     }
 }

@@ -31,7 +31,7 @@ use super::{
     call::{Call, Ended, Finished},
     grpc::Api,
     held_io::{HeldIo, Switch},
-    limits::{Account, Budget, Limits},
+    limits::{Account, Budget, Limits, STREAM_WINDOW},
     listener::Seat,
     other_services::{self, OtherServices},
     turns_true,
@@ -51,6 +51,8 @@ const BATCH: usize = 1_024;
 /// Bytes of answers that a client may leave unread before its next calls are
 /// taken in.
 const MAX_UNREAD: u64 = 256 * 1024;
+/// Bytes of all messages that a client may send before we have read some.
+const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Calls of other services at once, all connections together: some megabytes.
 const MAX_OTHER_CALLS: usize = 4_096;
 /// And of one connection: no client can take all of them.
@@ -125,12 +127,10 @@ where
 }
 
 fn builder(limits: &Limits) -> h2::server::Builder {
-    let window = u32::try_from(limits.max_message_bytes).unwrap_or(u32::MAX / 4);
-    let window = window.saturating_add(1_024).clamp(65_535, (1 << 31) - 1);
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(window)
-        .initial_connection_window_size(window)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_header_list_size(limits.max_header_bytes)
         // A proxy whose calls time out takes back up to all of them at once.
@@ -176,7 +176,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         loop {
             tokio::select! {
                 biased;
-                () = std::future::poll_fn(|cx| self.poll_calls(cx)) => return Over::Closed,
+                over = std::future::poll_fn(|cx| self.poll_calls(cx)) => return match over {
+                    Over::CutOff(_) => self.close(Reason::ENHANCE_YOUR_CALM, over).await,
+                    Over::Closed => over,
+                },
                 () = &mut taken => {
                     tracing::debug!("closed the longest idle connection: its place was needed");
                     return Over::Closed;
@@ -206,9 +209,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
+    /// A turn, and whether what came in it is too much: a flood does not get
+    /// the whole of the second before the next look.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
+        if self.poll_turn(cx).is_ready() {
+            return Poll::Ready(Over::Closed);
+        }
+        match self.last_second().verdict() {
+            Some(reason) => Poll::Ready(Over::CutOff(reason)),
+            None => Poll::Pending,
+        }
+    }
+
     /// Takes in what there is, answers what can be answered, then writes.
     /// Ready when the connection is over.
-    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut taken = 0;
         self.switch.begin_turn();
         loop {
@@ -318,7 +333,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             self.account.given_up += u64::from(call.give_up());
             self.overrun();
         } else {
-            self.waiting.push(call.at(place));
+            self.waiting.push(call.at(place, Arc::clone(&self.switch)));
         }
     }
 
@@ -359,8 +374,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 self.account.given_up += u64::from(call.give_up());
             }
         }
-        self.account.bytes_read = self.switch.bytes_read();
-        let second = self.account.since(&self.judged);
+        let second = self.last_second();
         self.judged = self.account;
         if self.is_overrun {
             return Err("too many unfinished calls");
@@ -375,6 +389,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             Some(reason) => Err(reason),
             None => self.ask_for_life(second.bytes_read, now),
         }
+    }
+
+    /// What was done since the last look.
+    fn last_second(&mut self) -> Account {
+        self.account.bytes_read = self.switch.bytes_read();
+        self.account.message_bytes += self.switch.take_body_bytes();
+        self.account.since(&self.judged)
     }
 
     fn ask_for_life(&mut self, bytes_read: u64, now: Instant) -> Result<(), &'static str> {
@@ -440,6 +461,7 @@ impl Account {
         self.message_bytes += finished.message_bytes;
         self.answer_bytes += finished.answer_bytes;
         self.aborted += u64::from(finished.ended == Ended::Aborted);
+        self.refused += u64::from(finished.is_refused);
     }
 
     fn since(&self, earlier: &Self) -> Self {
@@ -450,6 +472,7 @@ impl Account {
             answer_bytes: self.answer_bytes - earlier.answer_bytes,
             aborted: self.aborted - earlier.aborted,
             given_up: self.given_up - earlier.given_up,
+            refused: self.refused - earlier.refused,
         }
     }
 }

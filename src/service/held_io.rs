@@ -40,6 +40,8 @@ pub(crate) struct Switch {
     written: AtomicU64,
     /// Bytes read in this turn.
     read_in_turn: AtomicU64,
+    /// Bytes of the bodies of calls that wait, not yet asked for.
+    body: AtomicU64,
 }
 
 // === impl Switch ===
@@ -53,6 +55,16 @@ impl Switch {
     /// A new turn: reading may go on.
     pub(crate) fn begin_turn(&self) {
         self.read_in_turn.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes bytes of the body of a call that waits.
+    pub(crate) fn add_body_bytes(&self, bytes: usize) {
+        self.body.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of such bodies since the last time.
+    pub(crate) fn take_body_bytes(&self) -> u64 {
+        self.body.swap(0, Ordering::Relaxed)
     }
 
     /// Bytes read so far.

@@ -59,6 +59,8 @@ pub(crate) struct Account {
     pub aborted: u64,
     /// Calls given up by us.
     pub given_up: u64,
+    /// Calls answered before their message was read to its end.
+    pub refused: u64,
 }
 
 /// Bytes a second beside messages and heads that are never held against
@@ -68,6 +70,10 @@ const FREE_BYTES: u64 = 256 * 1024;
 const HEAD_BYTES: u64 = 4 * 1024;
 /// Calls that may be taken back in a second, however many were answered.
 const FREE_ABORTS: u64 = 2_000;
+/// Bytes of a message that a client may send before we have read some.
+pub(crate) const STREAM_WINDOW: u32 = 65_535;
+/// Calls refused in a second of which the rest may still come in.
+const FREE_REFUSALS: u64 = 64;
 /// Calls that may time out in a second.
 const FREE_TIMEOUTS: u64 = 64;
 
@@ -124,6 +130,7 @@ impl Account {
         let explained = self
             .message_bytes
             .saturating_add(self.calls.saturating_mul(HEAD_BYTES))
+            .saturating_add(self.refused.min(FREE_REFUSALS) * u64::from(STREAM_WINDOW))
             .saturating_add(FREE_BYTES);
         if self.bytes_read > explained {
             return Some("a flood of frames that are no calls");
@@ -164,6 +171,23 @@ mod tests {
             (account(0, 1_024, 0, 0, 64), false),
             (account(0, 1_024, 0, 0, 65), true),
         ] {
+            assert_eq!(account.verdict().is_some(), cut, "{account:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_refused_message_is_no_flood() {
+        for (refused, bytes_read, cut) in [
+            (0, 300_000, true),
+            (1, 300_000, false),
+            (64, 4_000_000, false),
+            (1_000, 5_000_000, true),
+        ] {
+            let account = Account {
+                bytes_read,
+                refused,
+                ..Account::default()
+            };
             assert_eq!(account.verdict().is_some(), cut, "{account:?}");
         }
     }

@@ -21,14 +21,19 @@ use ratekeeper::{
     load::{self, Amount, Distribution, Options, Report, RequestTemplate},
     proto::envoy::{
         extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
-        service::ratelimit::v3::RateLimitRequest,
+        service::ratelimit::v3::{
+            RateLimitRequest, rate_limit_response::Code,
+            rate_limit_service_client::RateLimitServiceClient,
+        },
     },
 };
 
+use tonic::transport::Endpoint;
+
 use crate::process::{self, Server};
 use peer::{
-    CONTINUATION, DATA, DECIDE, END_STREAM, HEADERS, PING, PREFACE, Peer, RST_STREAM, SETTINGS,
-    WATCH, WINDOW_UPDATE, call, frame, head, length, open, streams,
+    CHECK, CONTINUATION, DATA, DECIDE, END_STREAM, HEADERS, PING, PREFACE, Peer, RST_STREAM,
+    SETTINGS, WATCH, WINDOW_UPDATE, call, frame, head, length, open, streams,
 };
 
 const RULES: &str = "
@@ -311,8 +316,12 @@ fn calls_that_are_never_finished() {
             .take(1_000)
             .flat_map(|stream| open(stream, path))
             .collect();
-        against(name, &["--call-timeout", "2s"], 6.0, |server| {
-            all_are_closed(server, 50, &[], Duration::from_secs(8), &heads);
+        against(name, &["--call-timeout", "2s"], 5.0, |server| {
+            // Those who only ask once are answered all the same.
+            let mut asks = Peer::http2(server.grpc, &[]);
+            all_are_closed(server, 50, &[], Duration::from_secs(5), &heads);
+            asks.send(&call(1, CHECK, b""));
+            assert!(asks.is_answered(Duration::from_secs(1)), "no health");
         });
     }
 }
@@ -430,4 +439,103 @@ fn bodies_of_fifty_megabytes() {
             assert!(is_told, "{answer}");
         }
     });
+}
+
+#[test]
+fn large_messages_are_no_floods() {
+    let long = "v".repeat(60_000);
+    let large = request(&[("k", long.as_str()); 15]).encode_to_vec();
+    let body = [&length(large.len())[..], &large].concat();
+    against("a large message, slowly", &[], 3.0, |server| {
+        let mut peer = Peer::http2(server.grpc, &[]);
+        assert!(peer.say(&open(1, DECIDE)));
+        for part in body.chunks(16_000) {
+            peer.send(&frame(DATA, 0, 1, part));
+            thread::park_timeout(Duration::from_millis(25));
+        }
+        peer.send(&frame(DATA, END_STREAM, 1, b""));
+        assert!(peer.is_answered(Duration::from_secs(2)), "not answered");
+    });
+    against("a message that is too large", &[], 3.0, |server| {
+        let mut peer = Peer::http2(server.grpc, &[]);
+        assert!(peer.say(&open(1, DECIDE)));
+        peer.send(&frame(DATA, 0, 1, &length(50 << 20)));
+        for _ in 0..(64 << 10) / 16_000 {
+            peer.send(&frame(DATA, 0, 1, &[b'x'; 16_000]));
+        }
+        assert!(peer.is_answered(Duration::from_secs(2)), "not refused");
+        // Others on the same connection do not suffer.
+        thread::park_timeout(Duration::from_millis(1_500));
+        peer.send(&call(3, DECIDE, &message()));
+        assert!(peer.is_answered(Duration::from_secs(2)), "cut off");
+    });
+}
+
+#[test]
+fn requests_that_ask_too_much() {
+    let long = |bytes: usize| request(&[("k", &"v".repeat(bytes))]);
+    let mut entries = request(&[("k", "v")]);
+    let entry = entries.descriptors[0].entries[0].clone();
+    entries.descriptors[0].entries = vec![entry; 1_000];
+    let mut domain = request(&[("k", "v")]);
+    domain.domain = "d".repeat(100_000);
+    let cases = [
+        (
+            request(&[("k", "v"); 10_000]),
+            tonic::Code::InvalidArgument,
+            "1024",
+        ),
+        (entries, tonic::Code::InvalidArgument, "256"),
+        (long(100_000), tonic::Code::InvalidArgument, "65536"),
+        (domain, tonic::Code::InvalidArgument, "65536"),
+        (long(1 << 20), tonic::Code::ResourceExhausted, "1048576"),
+        (long(3 << 20), tonic::Code::ResourceExhausted, "1048576"),
+    ];
+    against("requests that ask too much", &[], 2.0, |server| {
+        blocking(async {
+            let mut client = client(server).await;
+            for (number, (request, code, bound)) in cases.into_iter().enumerate() {
+                let refused = client.should_rate_limit(request).await;
+                let status = refused.expect_err("refused");
+                let told = (status.code(), status.message().contains(bound));
+                assert_eq!(told, (code, true), "case {number}: {status:?}");
+            }
+        });
+    });
+}
+
+#[test]
+fn hits_beyond_all_bounds() {
+    against("hits beyond all bounds", &[], 2.0, |server| {
+        blocking(async {
+            let mut client = client(server).await;
+            for hits in [1 << 63, u64::MAX, (1 << 63) - 1, u64::MAX, 1] {
+                let mut request = request(&[("few", "v"), ("few", "v")]);
+                for descriptor in &mut request.descriptors {
+                    descriptor.hits_addend = Some(hits);
+                }
+                let answer = client.should_rate_limit(request).await.expect("an answer");
+                let answer = answer.into_inner();
+                assert_eq!(answer.overall_code(), Code::OverLimit, "{hits} hits");
+                for status in &answer.statuses {
+                    let told = (status.code(), status.limit_remaining);
+                    assert_eq!(told, (Code::OverLimit, 0), "{hits} hits");
+                }
+            }
+        });
+    });
+}
+
+fn blocking(future: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future);
+}
+
+async fn client(server: &Server) -> RateLimitServiceClient<tonic::transport::Channel> {
+    let address = format!("http://{}", server.grpc);
+    let endpoint = Endpoint::from_shared(address).expect("an address");
+    RateLimitServiceClient::new(endpoint.connect().await.expect("a server"))
 }

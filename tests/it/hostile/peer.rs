@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const DECIDE: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 pub(crate) const DATA: u8 = 0;
@@ -70,6 +71,27 @@ impl Peer {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Sends all of it, unless the server closes or does not take it in.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let (mut left, mut stalls) = (bytes, 0);
+        while !left.is_empty() && stalls < 3 {
+            match self.0.write(left) {
+                Ok(written) => left = &left[written..],
+                Err(error) if is_pause(&error) => stalls += 1,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether a call is answered, or refused with a status, within `patience`.
+    pub(crate) fn is_answered(&mut self, patience: Duration) -> bool {
+        // Trailers: HEADERS that end their stream.
+        let ends = [HEADERS, END_STREAM | END_HEADERS];
+        let told = |text: &[u8]| text.windows(2).any(|part| part == ends);
+        self.read_until(patience, told)
+            .is_some_and(|answer| !answer.is_empty())
     }
 
     /// Sends what `next` gives, without end; whether the server cuts us off
