@@ -251,7 +251,7 @@ struct BoundFlags {
     /// Calls at once on a connection. Proxies send up to 1,024 before they know this bound
     #[arg(long, env = "RATEKEEPER_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = Limits::default().max_concurrent_streams)]
     max_concurrent_streams: u32,
-    /// From the connection to its first request
+    /// From the connection to its HTTP/2 preface, or to the head of an HTTP/1 request
     #[arg(long, env = "RATEKEEPER_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     handshake_timeout: Duration,
     /// From a call's beginning to its end

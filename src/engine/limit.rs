@@ -77,7 +77,7 @@ impl Unit {
         }
     }
 
-    /// Its name in rules files (lower case) .
+    /// Its name in rules files (lower case).
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

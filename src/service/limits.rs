@@ -24,7 +24,8 @@ pub struct Limits {
     pub max_buffered_bytes: usize,
     /// Bytes of a call's headers. `--max-header-bytes`, default 16,384.
     pub max_header_bytes: u32,
-    /// From the connection to its first request. `--handshake-timeout`, default 10 s.
+    /// From the connection to its HTTP/2 preface, or to the head of an HTTP/1
+    /// request. `--handshake-timeout`, default 10 s.
     pub handshake_timeout: Duration,
     /// From a call's head to its end. `--call-timeout`, default 10 s.
     pub call_timeout: Duration,
