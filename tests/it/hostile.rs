@@ -380,8 +380,7 @@ fn handshakes_that_are_never_finished() {
 
 #[test]
 fn connections_that_do_nothing() {
-    // About 57 KB each in a debug build.
-    let flags = ["--idle-timeout", "2s", "--max-connections", "800"];
+    let flags = ["--idle-timeout", "2s"];
     against("2,000 idle connections", &flags, 4.0, |server| {
         let mut peers: Vec<Peer> = (0..2_000).map(|_| Peer::http2(server.grpc, &[])).collect();
         for (number, peer) in peers.iter_mut().enumerate().take(900) {
