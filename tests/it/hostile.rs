@@ -169,7 +169,7 @@ fn again(bytes: &[u8], times: usize) -> Flood {
 
 #[test]
 fn calls_taken_back_at_once() {
-    against("rapid reset", &[], 3.0, |server| {
+    against("rapid reset", &[], 1.5, |server| {
         floods(server, || {
             let mut streams = streams();
             Box::new(move |out| {
@@ -180,7 +180,7 @@ fn calls_taken_back_at_once() {
             })
         });
     });
-    against("rapid reset of whole calls", &[], 3.0, |server| {
+    against("rapid reset of whole calls", &[], 1.5, |server| {
         floods(server, || {
             let mut streams = streams();
             Box::new(move |out| {
@@ -195,7 +195,7 @@ fn calls_taken_back_at_once() {
 
 #[test]
 fn header_blocks_without_end() {
-    against("CONTINUATION flood", &[], 2.0, |server| {
+    against("CONTINUATION flood", &[], 1.5, |server| {
         floods(server, || {
             let mut begun = false;
             Box::new(move |out| {
@@ -208,7 +208,7 @@ fn header_blocks_without_end() {
             })
         });
     });
-    against("empty CONTINUATION flood", &[], 2.0, |server| {
+    against("empty CONTINUATION flood", &[], 1.5, |server| {
         floods(server, || {
             let mut begun = false;
             Box::new(move |out| {
@@ -233,7 +233,7 @@ fn frames_that_are_no_calls() {
         ),
         ("flood of unknown frames", frame(99, 0, 0, &[0; 64])),
     ] {
-        against(name, &[], 3.0, |server| {
+        against(name, &[], 1.5, |server| {
             floods(server, || again(&bytes, 2_000));
         });
     }
@@ -241,7 +241,7 @@ fn frames_that_are_no_calls() {
 
 #[test]
 fn bodies_in_tiny_pieces() {
-    against("tiny DATA", &[], 3.0, |server| {
+    against("tiny DATA", &[], 1.5, |server| {
         floods(server, || {
             let mut begun = false;
             Box::new(move |out| {
@@ -254,7 +254,7 @@ fn bodies_in_tiny_pieces() {
             })
         });
     });
-    against("empty DATA", &[], 3.0, |server| {
+    against("empty DATA", &[], 1.5, |server| {
         floods(server, || {
             let mut begun = false;
             Box::new(move |out| {
@@ -300,7 +300,7 @@ fn answers_without_a_window() {
         .take(1_000)
         .flat_map(|stream| call(stream, DECIDE, &message()))
         .collect();
-    against("zero windows", &["--call-timeout", "2s"], 6.0, |server| {
+    against("zero windows", &["--call-timeout", "1s"], 3.5, |server| {
         let settings = [(INITIAL_WINDOW_SIZE, 0)];
         all_are_closed(server, 50, &settings, Duration::from_secs(8), &calls);
     });
@@ -316,7 +316,7 @@ fn calls_that_are_never_finished() {
             .take(1_000)
             .flat_map(|stream| open(stream, path))
             .collect();
-        against(name, &["--call-timeout", "2s"], 5.0, |server| {
+        against(name, &["--call-timeout", "1s"], 3.5, |server| {
             // Those who only ask once are answered all the same.
             let mut asks = Peer::http2(server.grpc, &[]);
             all_are_closed(server, 50, &[], Duration::from_secs(5), &heads);
@@ -338,7 +338,7 @@ fn answers_that_are_never_read() {
     let settings = [(INITIAL_WINDOW_SIZE, 0x7fff_ffff)];
     // What the operating system takes off the server's hands costs it
     // nothing, so not all of these have to be cut off.
-    against("unread answers", &["--call-timeout", "2s"], 6.0, |server| {
+    against("unread answers", &["--call-timeout", "1s"], 3.5, |server| {
         let mut peers: Vec<Peer> = (0..50)
             .map(|_| Peer::http2(server.grpc, &settings))
             .collect();
@@ -380,9 +380,8 @@ fn handshakes_that_are_never_finished() {
 
 #[test]
 fn connections_that_do_nothing() {
-    // About 57 KB each in a debug build.
-    let flags = ["--idle-timeout", "4s", "--max-connections", "800"];
-    against("2,000 idle connections", &flags, 7.0, |server| {
+    let flags = ["--idle-timeout", "2s"];
+    against("2,000 idle connections", &flags, 4.0, |server| {
         let mut peers: Vec<Peer> = (0..2_000).map(|_| Peer::http2(server.grpc, &[])).collect();
         for (number, peer) in peers.iter_mut().enumerate().take(900) {
             let patience = Duration::from_secs(2);
@@ -403,7 +402,7 @@ fn connections_that_do_nothing() {
 #[test]
 fn bodies_of_fifty_megabytes() {
     const BODY: usize = 50 << 20;
-    against("50 MB body over gRPC", &[], 3.0, |server| {
+    against("50 MB body over gRPC", &[], 1.5, |server| {
         let mut peer = Peer::http2(server.grpc, &[]);
         peer.say(&open(1, DECIDE));
         peer.say(&frame(DATA, 0, 1, &length(BODY)));
@@ -417,7 +416,7 @@ fn bodies_of_fifty_megabytes() {
             }
         });
     });
-    against("50 MB bodies over HTTP", &[], 3.0, |server| {
+    against("50 MB bodies over HTTP", &[], 1.5, |server| {
         let mut peers: Vec<Peer> = (0..20).map(|_| Peer::connect(server.http)).collect();
         for (number, peer) in peers.iter_mut().enumerate() {
             let framing = if number % 2 == 0 {
@@ -446,7 +445,7 @@ fn large_messages_are_no_floods() {
     let long = "v".repeat(60_000);
     let large = request(&[("k", long.as_str()); 15]).encode_to_vec();
     let body = [&length(large.len())[..], &large].concat();
-    against("a large message, slowly", &[], 3.0, |server| {
+    against("a large message, slowly", &[], 2.5, |server| {
         let mut peer = Peer::http2(server.grpc, &[]);
         assert!(peer.say(&open(1, DECIDE)));
         for part in body.chunks(16_000) {
@@ -456,7 +455,7 @@ fn large_messages_are_no_floods() {
         peer.send(&frame(DATA, END_STREAM, 1, b""));
         assert!(peer.is_answered(Duration::from_secs(2)), "not answered");
     });
-    against("a message that is too large", &[], 3.0, |server| {
+    against("a message that is too large", &[], 1.5, |server| {
         let mut peer = Peer::http2(server.grpc, &[]);
         assert!(peer.say(&open(1, DECIDE)));
         peer.send(&frame(DATA, 0, 1, &length(50 << 20)));
@@ -491,7 +490,7 @@ fn requests_that_ask_too_much() {
         (long(1 << 20), tonic::Code::ResourceExhausted, "1048576"),
         (long(3 << 20), tonic::Code::ResourceExhausted, "1048576"),
     ];
-    against("requests that ask too much", &[], 2.0, |server| {
+    against("requests that ask too much", &[], 1.5, |server| {
         blocking(async {
             let mut client = client(server).await;
             for (number, (request, code, bound)) in cases.into_iter().enumerate() {
@@ -506,7 +505,7 @@ fn requests_that_ask_too_much() {
 
 #[test]
 fn hits_beyond_all_bounds() {
-    against("hits beyond all bounds", &[], 2.0, |server| {
+    against("hits beyond all bounds", &[], 1.5, |server| {
         blocking(async {
             let mut client = client(server).await;
             for hits in [1 << 63, u64::MAX, (1 << 63) - 1, u64::MAX, 1] {
