@@ -4,6 +4,7 @@
 //! order: [`memory`] counts in this process.
 
 pub mod memory;
+pub mod redis;
 
 use std::fmt;
 

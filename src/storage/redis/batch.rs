@@ -1,0 +1,494 @@
+//! What one flush sends, and how its replies are split: pure.
+//!
+//! Changes are given in the order of their arrival. Takes of one key become
+//! one `INCRBY`; its reply, the count after all of them, is split back in
+//! that order, so that each gets the very answer that a command of its own
+//! would have got. Whatever is not a plain take of a key (a refund, a script)
+//! ends the key's run: later takes begin another one, behind it.
+//!
+//! A run can take `extra` hits beyond those that wait: they take the last
+//! positions and become a lease.
+
+use hashbrown::HashTable;
+use redis::{ServerError, Value};
+use smallvec::SmallVec;
+
+use super::scripts;
+use crate::engine::plan::PerDescriptor;
+
+/// A change of counters, and whom to tell.
+#[derive(Debug)]
+pub(super) struct Item<T> {
+    pub(super) tag: T,
+    pub(super) work: Work,
+    /// Its slot is on its way to the node it is sent to.
+    pub(super) asking: bool,
+}
+
+/// What to change.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Count; 0 hits look.
+    Take(Key, u64, Option<Leasing>),
+    /// Give back, down to 0.
+    GiveBack(Key, u64),
+    /// Several counters of one slot in one step.
+    Together(Box<[Part]>, Mode),
+}
+
+/// A counter's key.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub(super) bytes: Box<[u8]>,
+    /// Of `bytes`; equal for equal keys.
+    pub(super) hash: u128,
+    /// Seconds until nobody needs it any more.
+    pub(super) ttl: u64,
+}
+
+/// The lease that a take may be the occasion for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leasing {
+    pub(super) limit: u32,
+    pub(super) resets: crate::engine::time::Timestamp,
+}
+
+/// One counter of several.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) key: Key,
+    pub(super) gives_back: bool,
+    pub(super) hits: u64,
+    pub(super) limit: u32,
+    pub(super) weight: Weight,
+}
+
+/// What being over this limit means for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// Nothing.
+    Never,
+    /// It is refused.
+    Alone,
+    /// It is refused if all limits of this kind are over.
+    WithOthers,
+}
+
+/// What happens to the counters of a request that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Nothing.
+    AllOrNothing,
+    /// Those over their limit take their hits.
+    OthersStandStill,
+}
+
+/// Counts before and after a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) before: u64,
+    pub(super) after: u64,
+}
+
+/// What an item saw: one for a single key, one for each part otherwise.
+pub(super) type Sight = PerDescriptor<Seen>;
+
+/// Why a command did nothing.
+#[derive(Clone, Debug)]
+pub(super) enum Refused {
+    /// The server says no.
+    Server(ServerError),
+    /// It says something else than what was asked.
+    Nonsense,
+}
+
+/// Commands of one write, and who waits for their replies.
+#[derive(Debug)]
+pub(super) struct Flush<T> {
+    items: Vec<Item<T>>,
+    /// The command of each item.
+    places: Vec<usize>,
+    commands: Vec<Command>,
+}
+
+/// One command; keys are those of the item named.
+#[derive(Debug)]
+enum Command {
+    /// `INCRBY`: hits that wait, and hits in advance.
+    Run {
+        item: usize,
+        sum: u64,
+        extra: u64,
+        leasing: Option<Leasing>,
+    },
+    Expire {
+        item: usize,
+    },
+    GiveBack {
+        item: usize,
+    },
+    Together {
+        item: usize,
+    },
+    Asking,
+}
+
+/// A lease that a flush brought: `extra` hits up to the count `reply`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Granted {
+    pub(super) hash: u128,
+    pub(super) leasing: Leasing,
+    pub(super) reply: u64,
+    pub(super) extra: u64,
+}
+
+/// Whom the flush asks while it is put together.
+pub(super) trait Advice {
+    /// This process has not sent the key before, as far as is remembered.
+    fn is_first(&mut self, key: &Key) -> bool;
+    /// Hits to take in advance, beyond `waiting` ones.
+    fn extra(&mut self, key: &Key, leasing: Leasing, waiting: u64) -> u64;
+}
+
+/// A count that Redis can still tell.
+const MOST: u64 = i64::MAX as u64;
+/// The most that a script, which counts in floating point, takes at once.
+const MOST_IN_SCRIPT: u64 = 1 << 52;
+
+// === impl Flush ===
+
+impl<T> Flush<T> {
+    /// Puts the commands together.
+    pub(super) fn new(items: Vec<Item<T>>, advice: &mut impl Advice) -> Self {
+        let mut flush = Self {
+            places: Vec::with_capacity(items.len()),
+            commands: Vec::with_capacity(items.len()),
+            items,
+        };
+        let mut open = Open::default();
+        for index in 0..flush.items.len() {
+            let place = flush.place(index, &mut open, advice);
+            flush.places.push(place);
+        }
+        flush.take_in_advance(advice);
+        flush
+    }
+
+    /// How many replies there will be.
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Those who wait, in order.
+    pub(super) fn items(&self) -> &[Item<T>] {
+        &self.items
+    }
+
+    /// Gives them back, unanswered.
+    pub(super) fn into_items(self) -> Vec<Item<T>> {
+        self.items
+    }
+
+    /// The command that `index` is part of.
+    fn place(&mut self, index: usize, open: &mut Open, advice: &mut impl Advice) -> usize {
+        let item = &self.items[index];
+        let asking = item.asking;
+        match &item.work {
+            Work::Take(key, hits, leasing) => {
+                let (hits, leasing) = ((*hits).min(MOST), *leasing);
+                let hash = key.hash;
+                if !asking
+                    && let Some(run) = open.get(hash)
+                    && join(&mut self.commands[run], hits, leasing)
+                {
+                    return run;
+                }
+                let is_first = advice.is_first(key);
+                let run = self.push(asking, |item| Command::Run {
+                    item,
+                    sum: hits,
+                    extra: 0,
+                    leasing,
+                });
+                if is_first {
+                    self.push(asking, |item| Command::Expire { item });
+                }
+                if !asking {
+                    open.insert(hash, run);
+                }
+                run
+            }
+            Work::GiveBack(key, _) => {
+                open.remove(key.hash);
+                self.push(asking, |item| Command::GiveBack { item })
+            }
+            Work::Together(parts, _) => {
+                for part in parts {
+                    open.remove(part.key.hash);
+                }
+                self.push(asking, |item| Command::Together { item })
+            }
+        }
+    }
+
+    fn push(&mut self, asking: bool, command: impl FnOnce(usize) -> Command) -> usize {
+        if asking {
+            self.commands.push(Command::Asking);
+        }
+        self.commands.push(command(self.places.len()));
+        self.commands.len() - 1
+    }
+
+    fn take_in_advance(&mut self, advice: &mut impl Advice) {
+        for command in &mut self.commands {
+            let Command::Run {
+                item,
+                sum,
+                extra,
+                leasing: Some(leasing),
+            } = command
+            else {
+                continue;
+            };
+            if let Work::Take(key, ..) = &self.items[*item].work {
+                let wanted = advice.extra(key, *leasing, *sum);
+                *extra = wanted.min(MOST - *sum);
+            }
+        }
+    }
+
+    /// The commands as they are sent.
+    pub(super) fn pipeline(&self) -> redis::Pipeline {
+        let mut pipeline = redis::Pipeline::with_capacity(self.commands.len());
+        for command in &self.commands {
+            self.write(command, &mut pipeline);
+        }
+        pipeline
+    }
+
+    fn write(&self, command: &Command, pipeline: &mut redis::Pipeline) {
+        match command {
+            Command::Asking => {
+                pipeline.cmd("ASKING");
+            }
+            Command::Run {
+                item, sum, extra, ..
+            } => {
+                let key = self.key(*item);
+                pipeline.cmd("INCRBY").arg(&*key.bytes).arg(sum + extra);
+            }
+            Command::Expire { item } => {
+                let key = self.key(*item);
+                pipeline.cmd("EXPIRE").arg(&*key.bytes).arg(key.ttl);
+            }
+            Command::GiveBack { item } => {
+                let Work::GiveBack(key, hits) = &self.items[*item].work else {
+                    return;
+                };
+                let hits = (*hits).min(MOST_IN_SCRIPT);
+                let script = pipeline.cmd("EVAL").arg(scripts::GIVE_BACK).arg(1);
+                script.arg(&*key.bytes).arg(hits).arg(key.ttl);
+            }
+            Command::Together { item } => {
+                if let Work::Together(parts, mode) = &self.items[*item].work {
+                    write_together(parts, *mode, pipeline);
+                }
+            }
+        }
+    }
+
+    fn key(&self, item: usize) -> &Key {
+        match &self.items[item].work {
+            Work::Take(key, ..) | Work::GiveBack(key, _) => key,
+            Work::Together(parts, _) => &parts[0].key,
+        }
+    }
+
+    /// Splits `replies`, one for each command, among those who wait; tells
+    /// each, in order of arrival, and of each lease.
+    pub(super) fn settle(
+        self,
+        replies: Vec<Value>,
+        mut lease: impl FnMut(Granted),
+        mut tell: impl FnMut(Item<T>, Result<Sight, Refused>),
+    ) {
+        let mut counts: Vec<Result<i128, Refused>> = Vec::with_capacity(self.commands.len());
+        let mut replies: Vec<Option<Value>> = replies.into_iter().map(Some).collect();
+        replies.resize_with(self.commands.len(), || None);
+        for (command, reply) in self.commands.iter().zip(&mut replies) {
+            let Command::Run {
+                item,
+                sum,
+                extra,
+                leasing,
+            } = command
+            else {
+                counts.push(Err(Refused::Nonsense));
+                continue;
+            };
+            let count = count(reply.take());
+            if let (Ok(reply), Some(leasing), true) = (&count, leasing, *extra > 0)
+                && let Ok(reply) = u64::try_from(*reply)
+            {
+                lease(Granted {
+                    hash: self.key(*item).hash,
+                    leasing: *leasing,
+                    reply,
+                    extra: *extra,
+                });
+            }
+            counts.push(count.map(|after| after - i128::from(*sum) - i128::from(*extra)));
+        }
+        for (item, place) in self.items.into_iter().zip(self.places) {
+            let sight = match &item.work {
+                Work::Take(_, hits, _) => match &mut counts[place] {
+                    Ok(position) => {
+                        let before = *position;
+                        *position += i128::from((*hits).min(MOST));
+                        Ok(one(before, *position, *hits))
+                    }
+                    Err(refused) => Err(refused.clone()),
+                },
+                Work::GiveBack(_, hits) => count(replies[place].take()).map(|after| {
+                    let hits = i128::from((*hits).min(MOST_IN_SCRIPT));
+                    one(after + hits, after, 0)
+                }),
+                Work::Together(parts, _) => sights(replies[place].take(), parts.len()),
+            };
+            tell(item, sight);
+        }
+    }
+}
+
+/// Adds `hits` to a run; false when Redis could not count that far.
+fn join(run: &mut Command, hits: u64, lease: Option<Leasing>) -> bool {
+    let Command::Run { sum, leasing, .. } = run else {
+        return false;
+    };
+    match sum.checked_add(hits) {
+        Some(more) if more <= MOST => {
+            *sum = more;
+            *leasing = lease.or(*leasing);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn one(before: i128, after: i128, hits: u64) -> Sight {
+    let clamp = |count: i128| u64::try_from(count.max(0)).unwrap_or(u64::MAX);
+    let before = clamp(before);
+    // More hits than Redis counts to were cut for it, not for the answer.
+    let after = if hits > MOST {
+        before.saturating_add(hits)
+    } else {
+        clamp(after)
+    };
+    SmallVec::from_slice(&[Seen { before, after }])
+}
+
+fn write_together(parts: &[Part], mode: Mode, pipeline: &mut redis::Pipeline) {
+    let command = pipeline.cmd("EVAL").arg(scripts::TOGETHER).arg(parts.len());
+    for part in parts {
+        command.arg(&*part.key.bytes);
+    }
+    command.arg(match mode {
+        Mode::AllOrNothing => "nothing",
+        Mode::OthersStandStill => "still",
+    });
+    for part in parts {
+        let sign = if part.gives_back { "-" } else { "" };
+        let hits = part.hits.min(MOST_IN_SCRIPT);
+        let weight = match part.weight {
+            Weight::Never => "never",
+            Weight::Alone => "alone",
+            Weight::WithOthers => "others",
+        };
+        command.arg(format!("{sign}{hits}")).arg(part.limit);
+        command.arg(weight).arg(part.key.ttl);
+    }
+}
+
+/// The count that a reply tells. One that Redis could not count to is as good
+/// as the highest.
+fn count(reply: Option<Value>) -> Result<i128, Refused> {
+    match reply {
+        Some(Value::Int(count)) => Ok(count.into()),
+        Some(Value::ServerError(error)) if is_overflow(&error) => Ok(i128::from(u64::MAX)),
+        Some(Value::ServerError(error)) => Err(Refused::Server(error)),
+        _ => Err(Refused::Nonsense),
+    }
+}
+
+fn is_overflow(error: &ServerError) -> bool {
+    error
+        .details()
+        .is_some_and(|text| text.contains("overflow"))
+}
+
+/// Counts before and after for each of `parts` parts.
+fn sights(reply: Option<Value>, parts: usize) -> Result<Sight, Refused> {
+    let values = match reply {
+        Some(Value::Array(values)) if values.len() == 2 * parts => values,
+        Some(Value::ServerError(error)) => return Err(Refused::Server(error)),
+        _ => return Err(Refused::Nonsense),
+    };
+    let number = |value: &Value| match value {
+        Value::Int(count) => Ok(u64::try_from(*count).unwrap_or(0)),
+        _ => Err(Refused::Nonsense),
+    };
+    values
+        .chunks_exact(2)
+        .map(|pair| {
+            Ok(Seen {
+                before: number(&pair[0])?,
+                after: number(&pair[1])?,
+            })
+        })
+        .collect()
+}
+
+/// The runs that takes can still join, by their key's hash.
+#[derive(Default)]
+struct Open(HashTable<(u128, usize)>);
+
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "any 64 bits of the hash do"
+)]
+impl Open {
+    fn get(&self, hash: u128) -> Option<usize> {
+        let found = self.0.find(hash as u64, |(other, _)| *other == hash);
+        found.map(|(_, run)| *run)
+    }
+
+    fn insert(&mut self, hash: u128, run: usize) {
+        self.remove(hash);
+        self.0
+            .insert_unique(hash as u64, (hash, run), |(hash, _)| *hash as u64);
+    }
+
+    fn remove(&mut self, hash: u128) {
+        if let Ok(found) = self.0.find_entry(hash as u64, |(other, _)| *other == hash) {
+            found.remove();
+        }
+    }
+}
+
+// === impl Refused ===
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Server(error) => {
+                f.write_str(error.code())?;
+                error.details().map_or(Ok(()), |text| write!(f, " {text}"))
+            }
+            Self::Nonsense => f.write_str("a reply that does not fit the command"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

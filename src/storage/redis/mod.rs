@@ -1,0 +1,5 @@
+//! Counters in Redis.
+
+mod batch;
+pub mod key;
+mod scripts;

@@ -1,0 +1,61 @@
+//! What Redis runs for us, where one plain command does not do. Keys are
+//! declared and of one slot; nothing here is newer than Redis 6.2.
+
+/// `KEYS[1]` loses `ARGV[1]` hits, down to 0. Returns the count before it was
+/// cut to 0; `ARGV[2]`: seconds to live, for a key that has none.
+pub(super) const GIVE_BACK: &str = "\
+local after = redis.call('DECRBY', KEYS[1], ARGV[1])
+if after < 0 then redis.call('SET', KEYS[1], '0', 'KEEPTTL') end
+if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return after";
+
+/// Counts on all of `KEYS` or, if the request is refused, on none (`nothing`)
+/// or on those over their limit (`still`). `ARGV[1]` is which; then for each
+/// key: hits (given back with a minus), limit, whether being over refuses
+/// (`never`, `alone`, with all `others`), seconds to live. Returns counts
+/// before and after, key by key.
+pub(super) const TOGETHER: &str = "\
+local still = ARGV[1] == 'still'
+local real, count, before, after, over = {}, {}, {}, {}, {}
+local refused, others, others_over = false, 0, 0
+for i, key in ipairs(KEYS) do
+  local at = i * 4 - 2
+  if not real[key] then
+    real[key] = math.max(0, tonumber(redis.call('GET', key) or '0'))
+    count[key] = real[key]
+  end
+  if still then before[i] = real[key] else before[i] = count[key] end
+  after[i] = math.max(0, before[i] + tonumber(ARGV[at]))
+  count[key] = after[i]
+  local gives_back = string.sub(ARGV[at], 1, 1) == '-'
+  over[i] = not gives_back and after[i] > tonumber(ARGV[at + 1])
+  if ARGV[at + 2] == 'alone' then
+    refused = refused or over[i]
+  elseif ARGV[at + 2] == 'others' then
+    others = others + 1
+    if over[i] then others_over = others_over + 1 end
+  end
+end
+refused = refused or (others > 0 and others == others_over)
+local seen = {}
+for i, key in ipairs(KEYS) do
+  local at = i * 4 - 2
+  if not refused or (still and over[i]) then
+    before[i] = real[key]
+    after[i] = math.max(0, before[i] + tonumber(ARGV[at]))
+    if after[i] ~= before[i] then
+      redis.call('SET', key, string.format('%.0f', after[i]), 'KEEPTTL')
+      if redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, ARGV[at + 3]) end
+    end
+    real[key] = after[i]
+  elseif over[i] then
+    before[i] = real[key]
+    after[i] = before[i] + tonumber(ARGV[at])
+  else
+    before[i] = real[key]
+    after[i] = real[key]
+  end
+  seen[#seen + 1] = before[i]
+  seen[#seen + 1] = after[i]
+end
+return seen";
