@@ -14,7 +14,7 @@ use redis::{ServerError, Value};
 use smallvec::SmallVec;
 
 use super::scripts;
-use crate::engine::plan::PerDescriptor;
+use crate::engine::{plan::PerDescriptor, time::Timestamp};
 
 /// A change of counters, and whom to tell.
 #[derive(Debug)]
@@ -23,17 +23,28 @@ pub(super) struct Item<T> {
     pub(super) work: Work,
     /// Its slot is on its way to the node it is sent to.
     pub(super) asking: bool,
+    /// How often a node has sent it on to another.
+    pub(super) redirects: u8,
 }
 
 /// What to change.
 #[derive(Debug)]
 pub(super) enum Work {
     /// Count; 0 hits look.
-    Take(Key, u64, Option<Leasing>),
+    Take(Key, u64, Terms),
     /// Give back, down to 0.
     GiveBack(Key, u64),
     /// Several counters of one slot in one step.
-    Together(Box<[Part]>, Mode),
+    Together(Together),
+}
+
+/// Several counters of one slot.
+#[derive(Debug)]
+pub(super) struct Together {
+    pub(super) parts: Box<[Part]>,
+    pub(super) mode: Mode,
+    /// The request is refused whatever these counters say.
+    pub(super) refused: bool,
 }
 
 /// A counter's key.
@@ -46,11 +57,14 @@ pub(super) struct Key {
     pub(super) ttl: u64,
 }
 
-/// The lease that a take may be the occasion for.
+/// What a take is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leasing {
+pub(super) struct Terms {
     pub(super) limit: u32,
-    pub(super) resets: crate::engine::time::Timestamp,
+    /// When the key's window ends.
+    pub(super) resets: Timestamp,
+    /// Hits may be taken in advance.
+    pub(super) leased: bool,
 }
 
 /// One counter of several.
@@ -119,7 +133,7 @@ enum Command {
         item: usize,
         sum: u64,
         extra: u64,
-        leasing: Option<Leasing>,
+        terms: Terms,
     },
     Expire {
         item: usize,
@@ -137,7 +151,7 @@ enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
     pub(super) hash: u128,
-    pub(super) leasing: Leasing,
+    pub(super) terms: Terms,
     pub(super) reply: u64,
     pub(super) extra: u64,
 }
@@ -147,13 +161,25 @@ pub(super) trait Advice {
     /// This process has not sent the key before, as far as is remembered.
     fn is_first(&mut self, key: &Key) -> bool;
     /// Hits to take in advance, beyond `waiting` ones.
-    fn extra(&mut self, key: &Key, leasing: Leasing, waiting: u64) -> u64;
+    fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64;
 }
 
 /// A count that Redis can still tell.
 const MOST: u64 = i64::MAX as u64;
 /// The most that a script, which counts in floating point, takes at once.
 const MOST_IN_SCRIPT: u64 = 1 << 52;
+
+// === impl Work ===
+
+impl Work {
+    /// Its key, or the first of them.
+    pub(super) fn key(&self) -> &Key {
+        match self {
+            Self::Take(key, ..) | Self::GiveBack(key, _) => key,
+            Self::Together(together) => &together.parts[0].key,
+        }
+    }
+}
 
 // === impl Flush ===
 
@@ -194,12 +220,12 @@ impl<T> Flush<T> {
         let item = &self.items[index];
         let asking = item.asking;
         match &item.work {
-            Work::Take(key, hits, leasing) => {
-                let (hits, leasing) = ((*hits).min(MOST), *leasing);
+            Work::Take(key, hits, terms) => {
+                let (hits, terms) = ((*hits).min(MOST), *terms);
                 let hash = key.hash;
                 if !asking
                     && let Some(run) = open.get(hash)
-                    && join(&mut self.commands[run], hits, leasing)
+                    && join(&mut self.commands[run], hits, terms)
                 {
                     return run;
                 }
@@ -208,7 +234,7 @@ impl<T> Flush<T> {
                     item,
                     sum: hits,
                     extra: 0,
-                    leasing,
+                    terms,
                 });
                 if is_first {
                     self.push(asking, |item| Command::Expire { item });
@@ -222,8 +248,8 @@ impl<T> Flush<T> {
                 open.remove(key.hash);
                 self.push(asking, |item| Command::GiveBack { item })
             }
-            Work::Together(parts, _) => {
-                for part in parts {
+            Work::Together(together) => {
+                for part in &together.parts {
                     open.remove(part.key.hash);
                 }
                 self.push(asking, |item| Command::Together { item })
@@ -245,13 +271,13 @@ impl<T> Flush<T> {
                 item,
                 sum,
                 extra,
-                leasing: Some(leasing),
+                terms,
             } = command
             else {
                 continue;
             };
-            if let Work::Take(key, ..) = &self.items[*item].work {
-                let wanted = advice.extra(key, *leasing, *sum);
+            if let (Work::Take(key, ..), true) = (&self.items[*item].work, terms.leased) {
+                let wanted = advice.extra(key, *terms, *sum);
                 *extra = wanted.min(MOST - *sum);
             }
         }
@@ -290,18 +316,15 @@ impl<T> Flush<T> {
                 script.arg(&*key.bytes).arg(hits).arg(key.ttl);
             }
             Command::Together { item } => {
-                if let Work::Together(parts, mode) = &self.items[*item].work {
-                    write_together(parts, *mode, pipeline);
+                if let Work::Together(together) = &self.items[*item].work {
+                    write_together(together, pipeline);
                 }
             }
         }
     }
 
     fn key(&self, item: usize) -> &Key {
-        match &self.items[item].work {
-            Work::Take(key, ..) | Work::GiveBack(key, _) => key,
-            Work::Together(parts, _) => &parts[0].key,
-        }
+        self.items[item].work.key()
     }
 
     /// Splits `replies`, one for each command, among those who wait; tells
@@ -320,19 +343,19 @@ impl<T> Flush<T> {
                 item,
                 sum,
                 extra,
-                leasing,
+                terms,
             } = command
             else {
                 counts.push(Err(Refused::Nonsense));
                 continue;
             };
             let count = count(reply.take());
-            if let (Ok(reply), Some(leasing), true) = (&count, leasing, *extra > 0)
+            if let (Ok(reply), true) = (&count, *extra > 0)
                 && let Ok(reply) = u64::try_from(*reply)
             {
                 lease(Granted {
                     hash: self.key(*item).hash,
-                    leasing: *leasing,
+                    terms: *terms,
                     reply,
                     extra: *extra,
                 });
@@ -353,7 +376,9 @@ impl<T> Flush<T> {
                     let hits = i128::from((*hits).min(MOST_IN_SCRIPT));
                     one(after + hits, after, 0)
                 }),
-                Work::Together(parts, _) => sights(replies[place].take(), parts.len()),
+                Work::Together(Together { parts, .. }) => {
+                    sights(replies[place].take(), parts.len())
+                }
             };
             tell(item, sight);
         }
@@ -361,14 +386,14 @@ impl<T> Flush<T> {
 }
 
 /// Adds `hits` to a run; false when Redis could not count that far.
-fn join(run: &mut Command, hits: u64, lease: Option<Leasing>) -> bool {
-    let Command::Run { sum, leasing, .. } = run else {
+fn join(run: &mut Command, hits: u64, newer: Terms) -> bool {
+    let Command::Run { sum, terms, .. } = run else {
         return false;
     };
     match sum.checked_add(hits) {
         Some(more) if more <= MOST => {
             *sum = more;
-            *leasing = lease.or(*leasing);
+            *terms = newer;
             true
         }
         _ => false,
@@ -387,7 +412,12 @@ fn one(before: i128, after: i128, hits: u64) -> Sight {
     SmallVec::from_slice(&[Seen { before, after }])
 }
 
-fn write_together(parts: &[Part], mode: Mode, pipeline: &mut redis::Pipeline) {
+fn write_together(together: &Together, pipeline: &mut redis::Pipeline) {
+    let Together {
+        parts,
+        mode,
+        refused,
+    } = together;
     let command = pipeline.cmd("EVAL").arg(scripts::TOGETHER).arg(parts.len());
     for part in parts {
         command.arg(&*part.key.bytes);
@@ -396,6 +426,7 @@ fn write_together(parts: &[Part], mode: Mode, pipeline: &mut redis::Pipeline) {
         Mode::AllOrNothing => "nothing",
         Mode::OthersStandStill => "still",
     });
+    command.arg(if *refused { "refused" } else { "" });
     for part in parts {
         let sign = if part.gives_back { "-" } else { "" };
         let hits = part.hits.min(MOST_IN_SCRIPT);

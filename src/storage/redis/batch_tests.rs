@@ -19,14 +19,19 @@ impl Advice for Adviser {
         is_first
     }
 
-    fn extra(&mut self, _: &Key, _: Leasing, _: u64) -> u64 {
+    fn extra(&mut self, _: &Key, _: Terms, _: u64) -> u64 {
         self.extra
     }
 }
 
-const LEASING: Leasing = Leasing {
+const EXACT: Terms = Terms {
     limit: 100,
     resets: Timestamp::MAX,
+    leased: false,
+};
+const LEASED: Terms = Terms {
+    leased: true,
+    ..EXACT
 };
 
 fn key(number: u8) -> Key {
@@ -38,7 +43,7 @@ fn key(number: u8) -> Key {
 }
 
 fn take(tag: usize, number: u8, hits: u64) -> Item<usize> {
-    item(tag, Work::Take(key(number), hits, None))
+    item(tag, Work::Take(key(number), hits, EXACT))
 }
 
 fn item(tag: usize, work: Work) -> Item<usize> {
@@ -46,6 +51,7 @@ fn item(tag: usize, work: Work) -> Item<usize> {
         tag,
         work,
         asking: false,
+        redirects: 0,
     }
 }
 
@@ -125,7 +131,7 @@ fn a_refund_ends_a_run() {
 
 #[test]
 fn hits_in_advance_come_last() {
-    let items = vec![take(0, 7, 2), item(1, Work::Take(key(7), 3, Some(LEASING)))];
+    let items = vec![take(0, 7, 2), item(1, Work::Take(key(7), 3, LEASED))];
     let mut adviser = Adviser {
         known: vec![7],
         extra: 40,

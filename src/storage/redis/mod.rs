@@ -1,5 +1,511 @@
-//! Counters in Redis.
+//! Counters in Redis (or Valkey): single, behind Sentinel, or a cluster.
+//!
+//! In reading order: [`address`] says where a store is, [`connect`] gets
+//! there, [`slots`] knows which node has a key; [`key`] writes keys; `batch`
+//! makes commands of charges and answers of replies; `lane` sends one batch
+//! after the other to one node; `backend` has the lanes of one store and
+//! watches it; `known_over` refuses without asking, `lease` admits without
+//! asking; `ticket` is a call's wait; `together` charges several counters as
+//! one. This file puts them together.
 
+pub mod address;
+mod backend;
 mod batch;
+pub mod connect;
+mod first_seen;
 pub mod key;
+mod known_over;
+mod lane;
+pub mod lease;
 mod scripts;
+pub mod slots;
+mod ticket;
+mod together;
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout};
+
+use self::{
+    address::{Address, TlsFiles},
+    backend::Backend,
+    batch::{Item, Key, Seen, Sight, Terms, Work},
+    connect::Connector,
+    key::{Format, Keys},
+    known_over::{KnownOver, Verdict},
+    lane::LaneConfig,
+    ticket::Ticket,
+};
+use super::{ChargeMode, StoreError, Unanswered};
+use crate::{
+    clock::Clock,
+    engine::{
+        algorithm::Observation,
+        descriptor::Hits,
+        key::HashSeed,
+        limit::{Unit, Window},
+        plan::{Charge, PerDescriptor},
+        time::Timestamp,
+    },
+};
+
+/// Settings of a store in Redis.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it is. `--store`.
+    pub address: Address,
+    /// Where limits per second are counted, if elsewhere.
+    /// `--per-second-store`.
+    pub per_second: Option<Address>,
+    /// Certificates for both.
+    pub tls: TlsFiles,
+    /// A call waits for the store no longer than this. `--store-timeout`,
+    /// default 15 ms.
+    pub deadline: Duration,
+    /// From the first packet to a connection that can be used.
+    /// `--store-connect-timeout`, default 500 ms.
+    pub connect_timeout: Duration,
+    /// Changes of counters that may wait, for each worker and node.
+    /// `--store-queue`, default 8,192.
+    pub max_queue: usize,
+    /// How keys are written. `--key-format`.
+    pub format: Format,
+    /// Stands before every key. `CACHE_KEY_PREFIX`.
+    pub prefix: String,
+    /// Up to so many seconds are added to a key's time to live.
+    /// `EXPIRATION_JITTER_MAX_SECONDS`, used with the reference's keys.
+    pub jitter: u64,
+    /// Counters remembered as over their limit. `--known-over`.
+    pub known_over: u64,
+}
+
+/// Counters in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    shared: Arc<Shared>,
+    /// Names this process among those that share the store.
+    id: u128,
+}
+
+/// What calls need, wherever they run.
+#[derive(Debug)]
+struct Shared {
+    keys: Keys,
+    jitter: u64,
+    main: Arc<Backend>,
+    per_second: Option<Arc<Backend>>,
+    known_over: Arc<KnownOver>,
+    clock: Clock,
+}
+
+/// Figures about the store, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Writes, each of one or more commands.
+    pub flushes: u64,
+    /// Commands sent.
+    pub commands: u64,
+    /// Changes of counters that these stood for.
+    pub charges: u64,
+    /// Calls decided without the store because their counter was over.
+    pub known_over_hits: u64,
+    /// Counters remembered as over their limit, about.
+    pub known_over: u64,
+    /// Hits taken in advance and not spent yet.
+    pub lease_outstanding: u64,
+    /// Charges admitted from hits taken in advance.
+    pub lease_hits: u64,
+    /// The store's clock minus ours, in nanoseconds.
+    pub clock_offset_nanos: i64,
+    /// Processes that share the store; 0 where unknown.
+    pub replicas: u32,
+}
+
+/// A charge whose answer has to come from the store.
+#[derive(Debug)]
+struct Asked {
+    /// Its place in the request.
+    place: usize,
+    key: Key,
+    terms: Terms,
+}
+
+thread_local! {
+    /// Where keys are put together; kept to save its allocation.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A key outlives its window by so many seconds, for clocks that are behind.
+const SLACK: u64 = 5;
+
+// === impl RedisStore ===
+
+impl RedisStore {
+    /// A store that is not connected yet. `seed` and `id` should be random.
+    ///
+    /// # Errors
+    /// Certificates cannot be read.
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        seed: HashSeed,
+        id: u128,
+    ) -> Result<Self, StoreError> {
+        let lanes = LaneConfig {
+            deadline: config.deadline,
+            max_queue: config.max_queue,
+        };
+        let known_over = Arc::new(KnownOver::new(config.known_over));
+        let backend = |address: &Address| -> Result<Arc<Backend>, StoreError> {
+            let connector =
+                Connector::new(address.clone(), config.tls.clone(), config.connect_timeout)?;
+            Ok(Backend::new(
+                connector,
+                lanes,
+                &config.prefix,
+                Arc::clone(&known_over),
+                clock.clone(),
+            ))
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                keys: Keys::new(config.format, &config.prefix, seed),
+                jitter: config.jitter,
+                main: backend(&config.address)?,
+                per_second: config.per_second.as_ref().map(backend).transpose()?,
+                known_over: Arc::clone(&known_over),
+                clock: clock.clone(),
+            }),
+            id,
+        })
+    }
+
+    /// Gives the event loop that this runs on its own connections, for calls
+    /// made on this thread. Without any seat nothing can be counted.
+    pub fn take_seat(&self) {
+        for backend in self.shared.backends() {
+            backend.take_seat();
+        }
+    }
+
+    /// Looks at the store once, for as long as `patience`: not having reached
+    /// it is no reason not to start.
+    ///
+    /// # Errors
+    /// It was not reached.
+    pub async fn first_look(&self, patience: Duration) -> Result<(), StoreError> {
+        let look = async {
+            for backend in self.shared.backends() {
+                backend.look(self.id).await?;
+            }
+            Ok(())
+        };
+        match timeout(patience, look).await {
+            Ok(result) => result,
+            Err(_) => Err(self.shared.main.error("it has not been reached yet")),
+        }
+    }
+
+    /// Looks after the store for as long as it is polled: where keys are, its
+    /// clock, who else is there.
+    pub async fn watch(&self) {
+        let main = Arc::clone(&self.shared.main).watch(self.id);
+        match &self.shared.per_second {
+            Some(other) => {
+                tokio::join!(main, Arc::clone(other).watch(self.id));
+            }
+            None => main.await,
+        }
+    }
+
+    /// The store's time when ours is `ours`.
+    #[must_use]
+    pub fn now(&self, ours: Timestamp) -> Timestamp {
+        ours.shifted(self.shared.main.offset())
+    }
+
+    /// The store has been reached since the process began.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.backends().all(Backend::is_ready)
+    }
+
+    /// What is wrong with the store now, if anything.
+    #[must_use]
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.shared.backends().find_map(Backend::trouble)
+    }
+
+    /// Processes that share the store, this one too; 0 where unknown.
+    #[must_use]
+    pub fn replicas(&self) -> u32 {
+        self.shared.main.replicas()
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            known_over: self.shared.known_over.len(),
+            known_over_hits: self.shared.known_over.hits(),
+            clock_offset_nanos: self.shared.main.offset(),
+            replicas: self.replicas(),
+            ..Stats::default()
+        };
+        for backend in self.shared.backends() {
+            let counts = backend.counts();
+            stats.flushes += counts.flushes.load(Ordering::Relaxed);
+            stats.commands += counts.commands.load(Ordering::Relaxed);
+            stats.charges += counts.charges.load(Ordering::Relaxed);
+            stats.lease_hits += counts.lease_hits.load(Ordering::Relaxed);
+            stats.lease_outstanding += backend.lease_outstanding();
+        }
+        stats
+    }
+
+    /// Adds hits that were admitted while the store was away, as soon as it
+    /// is back. Hits of windows that have ended by then are dropped.
+    pub fn owe(&self, charge: &Charge<'_>, hits: u64, now: Timestamp) {
+        let (key, terms) = self.shared.key_and_terms(charge, now);
+        let backend = self.shared.backend(charge.limit.window);
+        if let Some(lane) = backend.lane(&key.bytes) {
+            lane.owe(key, hits, terms);
+        }
+    }
+
+    /// See [`AnyStore::charge`](super::AnyStore::charge). From `until` on the
+    /// caller does not wait any more.
+    ///
+    /// # Errors
+    /// Not everything was answered in time; what was is told.
+    pub async fn charge(
+        &self,
+        charges: &[Charge<'_>],
+        mode: ChargeMode,
+        now: Timestamp,
+        until: Option<Instant>,
+    ) -> Result<PerDescriptor<Observation>, Unanswered> {
+        let needs_all = match mode {
+            ChargeMode::Always => false,
+            ChargeMode::OthersStandStill => charges.len() > 1,
+            ChargeMode::AllOrNothing => true,
+        };
+        if needs_all {
+            return together::charge(&self.shared, charges, mode, now, until).await;
+        }
+        let mut seen: PerDescriptor<Option<Observation>> = SmallVec::new();
+        let mut asked: SmallVec<[Asked; 2]> = SmallVec::new();
+        for (place, charge) in charges.iter().enumerate() {
+            let observed = match self.shared.decide_here(charge, now) {
+                Here::Decided(observation) => Some(observation),
+                Here::Ask(key, terms) => {
+                    asked.push(Asked { place, key, terms });
+                    None
+                }
+            };
+            seen.push(observed);
+        }
+        if asked.is_empty() {
+            return Ok(seen.into_iter().flatten().collect());
+        }
+        self.shared.ask(charges, asked, seen, until).await
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        for backend in self.shared.backends() {
+            backend.close();
+        }
+    }
+}
+
+/// Whether a charge can be decided without the store.
+enum Here {
+    Decided(Observation),
+    Ask(Key, Terms),
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        [&self.main].into_iter().chain(&self.per_second)
+    }
+
+    fn backend(&self, window: Window) -> &Arc<Backend> {
+        match &self.per_second {
+            Some(per_second) if window == Window::of(Unit::Second) => per_second,
+            _ => &self.main,
+        }
+    }
+
+    fn decide_here(&self, charge: &Charge<'_>, now: Timestamp) -> Here {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let window = self.keys.write(&charge.key, now, scratch);
+            let hash = self.keys.hash(scratch);
+            let terms = Terms {
+                limit: charge.limit.requests,
+                resets: window.resets,
+                leased: charge.leased,
+            };
+            let seen = match charge.hits {
+                Hits::Take(hits) => self.refuse_or_spend(charge, scratch, hash, hits, terms, now),
+                Hits::GiveBack(_) => {
+                    self.settle_refused(charge.limit.window, scratch, hash, terms, now);
+                    None
+                }
+            };
+            match seen {
+                Some(seen) => Here::Decided(seen.until(terms.resets)),
+                None => Here::Ask(self.key(scratch, hash, charge.limit.window, now, terms), terms),
+            }
+        })
+    }
+
+    /// A take that is refused, or admitted by a lease, without the store.
+    fn refuse_or_spend(
+        &self,
+        charge: &Charge<'_>,
+        key: &[u8],
+        hash: u128,
+        hits: u64,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Option<Seen> {
+        match self.known_over.ask(hash, hits, terms.limit, true) {
+            Verdict::Over(seen) => return Some(seen),
+            Verdict::Ask => self.settle_refused(charge.limit.window, key, hash, terms, now),
+            Verdict::Unknown => {}
+        }
+        if !terms.leased || hits == 0 {
+            return None;
+        }
+        let lane = self.backend(charge.limit.window).lane(key)?;
+        lane.spend(hash, hits, terms, now)
+    }
+
+    /// Has the store count what was refused without it, before anything else
+    /// happens to that counter.
+    fn settle_refused(&self, window: Window, key: &[u8], hash: u128, terms: Terms, now: Timestamp) {
+        let hits = self.known_over.forget(hash);
+        if hits > 0 {
+            let item = Item {
+                tag: None,
+                work: Work::Take(self.key(key, hash, window, now, terms), hits, terms),
+                asking: false,
+                redirects: 0,
+            };
+            self.backend(window).push(key, item);
+        }
+    }
+
+    fn key_and_terms(&self, charge: &Charge<'_>, now: Timestamp) -> (Key, Terms) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let window = self.keys.write(&charge.key, now, scratch);
+            let hash = self.keys.hash(scratch);
+            let terms = Terms {
+                limit: charge.limit.requests,
+                resets: window.resets,
+                leased: charge.leased,
+            };
+            let key = self.key(scratch, hash, charge.limit.window, now, terms);
+            (key, terms)
+        })
+    }
+
+    fn key(&self, bytes: &[u8], hash: u128, window: Window, now: Timestamp, terms: Terms) -> Key {
+        let ttl = match self.keys.format() {
+            Format::Canonical => now.secs_until(terms.resets).saturating_add(SLACK),
+            Format::Reference if self.jitter > 0 => {
+                let jitter = rand::random_range(0..self.jitter);
+                window.seconds().saturating_add(jitter)
+            }
+            Format::Reference => window.seconds(),
+        };
+        Key {
+            bytes: bytes.into(),
+            hash,
+            ttl,
+        }
+    }
+
+    /// Asks the store for what is missing in `seen`.
+    async fn ask(
+        &self,
+        charges: &[Charge<'_>],
+        asked: SmallVec<[Asked; 2]>,
+        mut seen: PerDescriptor<Option<Observation>>,
+        until: Option<Instant>,
+    ) -> Result<PerDescriptor<Observation>, Unanswered> {
+        let places: SmallVec<[(usize, Timestamp); 4]> = asked
+            .iter()
+            .map(|asked| (asked.place, asked.terms.resets))
+            .collect();
+        let (ticket, waiting) = Ticket::new(asked.len(), until);
+        for (answer, Asked { place, key, terms }) in asked.into_iter().enumerate() {
+            let charge = &charges[place];
+            let backend = self.backend(charge.limit.window);
+            let lane = backend.lane(&key.bytes);
+            let work = match charge.hits {
+                Hits::Take(hits) => Work::Take(key, hits, terms),
+                Hits::GiveBack(hits) => {
+                    backend.gives_back();
+                    Work::GiveBack(key, hits)
+                }
+            };
+            let item = Item {
+                tag: Some((Arc::clone(&ticket), answer)),
+                work,
+                asking: false,
+                redirects: 0,
+            };
+            backend.push_to(lane, item);
+        }
+        drop(ticket);
+        let mut failure = None;
+        for (answer, (place, resets)) in waiting.await.into_iter().zip(places) {
+            match answer {
+                Some(Ok(sight)) => seen[place] = first(&sight).map(|seen| seen.until(resets)),
+                Some(Err(error)) => failure = Some(error),
+                None => {}
+            }
+        }
+        finish(seen, failure)
+    }
+}
+
+/// All observations, or the failure and those there are.
+fn finish(
+    seen: PerDescriptor<Option<Observation>>,
+    failure: Option<StoreError>,
+) -> Result<PerDescriptor<Observation>, Unanswered> {
+    match failure {
+        None if seen.iter().all(Option::is_some) => Ok(seen.into_iter().flatten().collect()),
+        failure => Err(Unanswered {
+            error: failure.unwrap_or_else(|| StoreError::new("redis", "no answer")),
+            seen,
+        }),
+    }
+}
+
+fn first(sight: &Sight) -> Option<Seen> {
+    sight.first().copied()
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn until(self, resets: Timestamp) -> Observation {
+        Observation {
+            before: self.before,
+            after: self.after,
+            resets,
+        }
+    }
+}

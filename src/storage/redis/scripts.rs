@@ -10,16 +10,16 @@ if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) en
 return after";
 
 /// Counts on all of `KEYS` or, if the request is refused, on none (`nothing`)
-/// or on those over their limit (`still`). `ARGV[1]` is which; then for each
-/// key: hits (given back with a minus), limit, whether being over refuses
+/// or on those over their limit (`still`). `ARGV[1]` is which, `ARGV[2]` is
+/// `refused` where that is known before; then for each key: hits (given back with a minus), limit, whether being over refuses
 /// (`never`, `alone`, with all `others`), seconds to live. Returns counts
 /// before and after, key by key.
 pub(super) const TOGETHER: &str = "\
 local still = ARGV[1] == 'still'
 local real, count, before, after, over = {}, {}, {}, {}, {}
-local refused, others, others_over = false, 0, 0
+local refused, others, others_over = ARGV[2] == 'refused', 0, 0
 for i, key in ipairs(KEYS) do
-  local at = i * 4 - 2
+  local at = i * 4 - 1
   if not real[key] then
     real[key] = math.max(0, tonumber(redis.call('GET', key) or '0'))
     count[key] = real[key]
@@ -39,7 +39,7 @@ end
 refused = refused or (others > 0 and others == others_over)
 local seen = {}
 for i, key in ipairs(KEYS) do
-  local at = i * 4 - 2
+  local at = i * 4 - 1
   if not refused or (still and over[i]) then
     before[i] = real[key]
     after[i] = math.max(0, before[i] + tonumber(ARGV[at]))

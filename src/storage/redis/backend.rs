@@ -1,0 +1,360 @@
+//! A backend: the nodes of one store, and the lanes to them.
+//!
+//! Each worker that takes a seat gets its own lane to every node, on its own
+//! event loop. A watcher looks after the backend from time to time and when
+//! there is trouble: which node has which slots, how far the store's clock is
+//! from ours, how many processes share the store.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::aio::MultiplexedConnection;
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{
+    batch::{Item, Work},
+    connect::{Connector, offset},
+    lane::{Condition, Lane, LaneConfig, fail},
+    slots::{Node, Topology},
+    ticket::Tag,
+};
+use crate::{clock::Clock, storage::StoreError};
+
+/// One store: a server, whatever sentinels call the primary, or a cluster.
+#[derive(Debug)]
+pub(super) struct Backend {
+    connector: Connector,
+    config: LaneConfig,
+    routing: ArcSwap<Routing>,
+    /// The event loops of workers, by seat.
+    seats: Mutex<Vec<Handle>>,
+    /// Something is wrong: the watcher shall look.
+    trouble: Notify,
+    /// The watcher has looked.
+    looked: Notify,
+    has_connected: AtomicBool,
+    /// The store's clock minus ours, in nanoseconds.
+    offset: AtomicI64,
+    /// Processes that share the store; 0 where unknown.
+    replicas: AtomicU32,
+    counts: Counts,
+    /// Stands before the keys of the backend's own.
+    prefix: Box<str>,
+}
+
+/// Where keys are, and how to get there.
+#[derive(Debug)]
+struct Routing {
+    topology: Option<Topology>,
+    /// By seat, then by node.
+    lanes: Vec<Vec<Arc<Lane>>>,
+}
+
+/// What lanes have done.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) flushes: AtomicU64,
+    pub(super) commands: AtomicU64,
+    pub(super) charges: AtomicU64,
+}
+
+/// Where else an item has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Redirect {
+    /// The slot has moved to this node.
+    Moved(Node),
+    /// The slot is moving to this node; this key is there already.
+    Ask(Node),
+    /// The keys of a script are on two nodes for a moment.
+    TryAgain,
+}
+
+/// How often all is looked at when nothing is wrong.
+const ROUND: Duration = Duration::from_secs(10);
+/// And when something is.
+const TROUBLED_ROUND: Duration = Duration::from_millis(200);
+/// A look takes no longer.
+const LOOK: Duration = Duration::from_secs(2);
+/// A process that has not been heard of for so long is gone.
+const GONE: Duration = Duration::from_secs(30);
+const MOST_REDIRECTS: u8 = 5;
+const TRY_AGAIN: Duration = Duration::from_millis(2);
+
+thread_local! {
+    /// The seat of the worker that runs on this thread.
+    static SEAT: Cell<usize> = const { Cell::new(0) };
+}
+
+// === impl Backend ===
+
+impl Backend {
+    pub(super) fn new(connector: Connector, config: LaneConfig, prefix: &str) -> Arc<Self> {
+        Arc::new(Self {
+            connector,
+            config,
+            routing: ArcSwap::from_pointee(Routing {
+                topology: None,
+                lanes: vec![],
+            }),
+            seats: Mutex::new(vec![]),
+            trouble: Notify::new(),
+            looked: Notify::new(),
+            has_connected: AtomicBool::new(false),
+            offset: AtomicI64::new(0),
+            replicas: AtomicU32::new(0),
+            counts: Counts::default(),
+            prefix: prefix.into(),
+        })
+    }
+
+    /// Gives the event loop that this runs on its own lanes, for calls made
+    /// on this thread.
+    pub(super) fn take_seat(self: &Arc<Self>) {
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.push(Handle::current());
+        SEAT.set(seats.len() - 1);
+        let topology = self.routing.load().topology.clone();
+        self.rebuild(&seats, topology);
+    }
+
+    /// The lane to the node that has `key`; `None` where that is not known.
+    pub(super) fn lane(&self, key: &[u8]) -> Option<Arc<Lane>> {
+        let routing = self.routing.load();
+        let node = routing.topology.as_ref()?.node_of(key);
+        let seat = SEAT.get().min(routing.lanes.len().checked_sub(1)?);
+        routing.lanes[seat].get(node).map(Arc::clone)
+    }
+
+    /// Sends `item` to the node that has `key`.
+    pub(super) fn push(&self, key: &[u8], item: Item<Tag>) {
+        match self.lane(key) {
+            Some(lane) => lane.push(item),
+            None => fail(item, &self.error("it has not been reached yet")),
+        }
+    }
+
+    /// Whether two keys are in one slot, so that one script can have both.
+    pub(super) fn is_together(&self, a: &[u8], b: &[u8]) -> bool {
+        let routing = self.routing.load();
+        let topology = routing.topology.as_ref();
+        topology.is_none_or(|topology| topology.is_single() || super::slots::slot(a) == super::slots::slot(b))
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The store's clock minus ours, in nanoseconds.
+    pub(super) fn offset(&self) -> i64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Processes that share the store, this one too; 0 where unknown.
+    pub(super) fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
+    /// The store has been reached at least once.
+    pub(super) fn is_ready(&self) -> bool {
+        self.has_connected.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_connected(&self) {
+        self.has_connected.store(true, Ordering::Relaxed);
+    }
+
+    /// Why calls are refused, for the first node of which they are.
+    pub(super) fn trouble(&self) -> Option<StoreError> {
+        let routing = self.routing.load();
+        if routing.topology.is_none() {
+            return Some(self.error("it has not been reached yet"));
+        }
+        let conditions = routing.lanes.iter().flatten().map(|lane| lane.condition());
+        conditions.into_iter().find_map(|condition| match condition {
+            Condition::Stalled(error) | Condition::Down(error) => Some(error),
+            Condition::Connecting | Condition::Up | Condition::Closed => None,
+        })
+    }
+
+    pub(super) fn describe(&self, node: &Node) -> String {
+        match node {
+            Node::Primary => self.connector.describe(),
+            Node::At(host, port) => format!("{} at {host}:{port}", self.connector.describe()),
+        }
+    }
+
+    /// Has the watcher look at once.
+    pub(super) fn look_again(&self) {
+        self.trouble.notify_one();
+    }
+
+    /// Sends an item where its node says that it belongs.
+    pub(super) fn redirect(
+        self: &Arc<Self>,
+        seat: usize,
+        mut item: Item<Tag>,
+        redirect: Redirect,
+        error: StoreError,
+    ) {
+        item.redirects += 1;
+        let is_wanted = item
+            .tag
+            .as_ref()
+            .is_some_and(|(ticket, _)| ticket.arrived().elapsed() < self.config.deadline);
+        if item.redirects > MOST_REDIRECTS || !is_wanted {
+            return fail(item, &error);
+        }
+        let target = match &redirect {
+            Redirect::Moved(node) | Redirect::Ask(node) => self.lane_to(seat, node),
+            Redirect::TryAgain => None,
+        };
+        item.asking = matches!(redirect, Redirect::Ask(_)) && target.is_some();
+        if redirect != Redirect::TryAgain {
+            self.look_again();
+        }
+        match target {
+            Some(lane) => lane.push(item),
+            None => self.push_later(item, &redirect),
+        }
+    }
+
+    /// Once the watcher has looked, or once a moment has gone by.
+    fn push_later(self: &Arc<Self>, item: Item<Tag>, redirect: &Redirect) {
+        let (backend, waits) = (Arc::clone(self), *redirect == Redirect::TryAgain);
+        let patience = self.config.deadline;
+        tokio::spawn(async move {
+            if waits {
+                sleep(TRY_AGAIN).await;
+            } else {
+                let _ = timeout(patience, backend.looked.notified()).await;
+            }
+            let key = match &item.work {
+                Work::Take(key, ..) | Work::GiveBack(key, _) => key.bytes.clone(),
+                Work::Together(parts, _) => parts[0].key.bytes.clone(),
+            };
+            backend.push(&key, item);
+        });
+    }
+
+    fn lane_to(&self, seat: usize, node: &Node) -> Option<Arc<Lane>> {
+        let routing = self.routing.load();
+        let lanes = routing.lanes.get(seat)?;
+        lanes.iter().find(|lane| lane.node() == node).cloned()
+    }
+
+    /// Makes lanes for `topology`; those to nodes that stay, stay.
+    fn rebuild(self: &Arc<Self>, seats: &[Handle], topology: Option<Topology>) {
+        let old = self.routing.load_full();
+        let nodes = topology.as_ref().map_or(&[][..], Topology::nodes);
+        let lanes: Vec<Vec<Arc<Lane>>> = seats
+            .iter()
+            .enumerate()
+            .map(|(seat, handle)| {
+                let lane = |node| {
+                    self.lane_to(seat, node).unwrap_or_else(|| {
+                        let lane = Lane::new(seat, node.clone(), self.config, Arc::downgrade(self));
+                        handle.spawn(Arc::clone(&lane).run(self.connector.clone()));
+                        lane
+                    })
+                };
+                nodes.iter().map(lane).collect()
+            })
+            .collect();
+        self.routing.store(Arc::new(Routing { topology, lanes }));
+        let new = self.routing.load();
+        for (seat, lanes) in old.lanes.iter().enumerate() {
+            for lane in lanes {
+                let stays = new.lanes[seat].iter().any(|new| Arc::ptr_eq(new, lane));
+                if !stays {
+                    lane.close();
+                }
+            }
+        }
+    }
+
+    fn error(&self, reason: &str) -> StoreError {
+        StoreError::new(self.connector.describe(), reason)
+    }
+}
+
+// === watching ===
+
+impl Backend {
+    /// Looks after the backend for as long as it is polled.
+    pub(super) async fn watch(self: Arc<Self>, clock: Clock, id: u128) {
+        loop {
+            let result = match timeout(LOOK, self.look(&clock, id)).await {
+                Ok(result) => result,
+                Err(_) => Err(self.error("no answer to the watcher")),
+            };
+            let well = match result {
+                Ok(()) => self.trouble().is_none(),
+                Err(error) => {
+                    tracing::warn!(store = %error.store, reason = %error.reason, "cannot look after the store");
+                    false
+                }
+            };
+            self.looked.notify_waiters();
+            if well {
+                let _ = timeout(ROUND, self.trouble.notified()).await;
+            } else {
+                sleep(TROUBLED_ROUND).await;
+            }
+        }
+    }
+
+    /// Looks once: topology, clock, processes.
+    pub(super) async fn look(self: &Arc<Self>, clock: &Clock, id: u128) -> Result<(), StoreError> {
+        let known = self.routing.load().topology.clone();
+        let topology = self.connector.topology(known.as_ref()).await?;
+        let first = topology.nodes().first().cloned();
+        if known.as_ref() != Some(&topology) {
+            let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+            self.rebuild(&seats, Some(topology));
+        }
+        let Some(node) = first else {
+            return Err(self.error("no node has any slot"));
+        };
+        let mut connection = self.connector.connect(&node).await?;
+        let offset = offset(&mut connection, clock).await?;
+        self.offset.store(offset, Ordering::Relaxed);
+        self.has_connected();
+        self.count_replicas(&mut connection, clock, offset, id).await
+    }
+
+    /// Says that this process is there, and counts those that have.
+    async fn count_replicas(
+        &self,
+        connection: &mut MultiplexedConnection,
+        clock: &Clock,
+        offset: i64,
+        id: u128,
+    ) -> Result<(), StoreError> {
+        let now = clock.now().offset(offset).as_secs();
+        let key = format!("{}rk-replicas", self.prefix);
+        let mut pipeline = ::redis::Pipeline::with_capacity(4);
+        pipeline.cmd("ZADD").arg(&key).arg(now).arg(format!("{id:032x}"));
+        let before = now.saturating_sub(GONE.as_secs());
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(before);
+        pipeline.cmd("EXPIRE").arg(&key).arg(GONE.as_secs() * 2);
+        pipeline.cmd("ZCARD").arg(&key);
+        let replies = connection.send_packed_commands(&pipeline, 0, 4).await;
+        let replies = replies.map_err(|error| self.error(&error.to_string()))?;
+        if let Some(::redis::Value::Int(replicas)) = replies.last() {
+            let replicas = u32::try_from(*replicas).unwrap_or(0);
+            self.replicas.store(replicas, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

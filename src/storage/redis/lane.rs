@@ -1,0 +1,459 @@
+//! A lane: one worker's way to one node of the store.
+//!
+//! Group commit without a timer: what comes while a flush is in flight forms
+//! the next one. An idle lane sends at once, so that a lone call waits for one
+//! round trip; under load batches grow by themselves.
+//!
+//! A call waits for at most the store's deadline. When a flush is late, the
+//! lane has *stalled*: everybody is refused at once, to be decided otherwise,
+//! until the node answers pings as quickly as it should. When the connection
+//! is lost the lane connects anew, and as long as that fails it is *down* and
+//! refuses at once. A connection whose node stays silent is given up.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::Ordering,
+    },
+    time::Duration,
+};
+
+use ::redis::{aio::MultiplexedConnection, Value};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    backend::Backend,
+    batch::{Flush, Item, Key, Refused, Work},
+    connect::Connector,
+    first_seen::FirstSeen,
+    slots::Node,
+    ticket::Tag,
+};
+use crate::storage::StoreError;
+
+/// How a lane treats its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LaneConfig {
+    /// A call waits for the store no longer than this.
+    pub(super) deadline: Duration,
+    /// Changes that may wait for the next flush.
+    pub(super) max_queue: usize,
+}
+
+/// One worker's way to one node.
+#[derive(Debug)]
+pub(super) struct Lane {
+    node: Node,
+    config: LaneConfig,
+    state: Mutex<State>,
+    work: Notify,
+    backend: Weak<Backend>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Vec<Item<Tag>>,
+    condition: Condition,
+    /// Hits that were admitted without the store, to be added to it.
+    owed: HashMap<Box<[u8]>, Owed>,
+}
+
+/// Whether it is worth to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// The node answers.
+    Up,
+    /// A connection was lost a moment ago, or was never made.
+    Connecting,
+    /// It does not answer in time; why.
+    Stalled(StoreError),
+    /// It cannot be reached; why.
+    Down(StoreError),
+    /// The node is not one of the store's any more.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Owed {
+    key: Key,
+    hits: u64,
+    terms: Terms,
+    until: Instant,
+}
+
+/// Silence after which an idle connection is asked for a sign of life.
+const IDLE: Duration = Duration::from_secs(1);
+/// Silence after which a connection is given up.
+const PATIENCE: Duration = Duration::from_millis(1_000);
+/// From one question whether a stalled node is well again to the next.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// From one attempt to connect to the next: it doubles from the first to the
+/// last.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LAST_PAUSE: Duration = Duration::from_millis(200);
+/// Counters whose hits are remembered while the store is away.
+const MOST_OWED: usize = 65_536;
+
+// === impl Lane ===
+
+impl Lane {
+    pub(super) fn new(node: Node, config: LaneConfig, backend: Weak<Backend>) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            config,
+            state: Mutex::new(State {
+                queue: vec![],
+                condition: Condition::Connecting,
+                owed: HashMap::new(),
+            }),
+            work: Notify::new(),
+            backend,
+        })
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub(super) fn condition(&self) -> Condition {
+        self.lock().condition.clone()
+    }
+
+    /// Lets `item` be part of the next flush.
+    ///
+    /// # Errors
+    /// There is no use in waiting; the item is told so.
+    pub(super) fn push(&self, item: Item<Tag>) {
+        let mut state = self.lock();
+        let refusal = match &state.condition {
+            Condition::Up | Condition::Connecting => {
+                if state.queue.len() < self.config.max_queue {
+                    state.queue.push(item);
+                    drop(state);
+                    self.work.notify_one();
+                    return;
+                }
+                self.error("too many calls wait for it already")
+            }
+            Condition::Stalled(error) | Condition::Down(error) => error.clone(),
+            Condition::Closed => self.error("the node has left the cluster"),
+        };
+        drop(state);
+        fail(item, &refusal);
+    }
+
+    /// Adds hits that were admitted without the store, once it is back.
+    pub(super) fn owe(&self, key: Key, hits: u64) {
+        let mut state = self.lock();
+        let has_room = state.owed.len() < MOST_OWED;
+        if let Some(owed) = state.owed.get_mut(&key.bytes) {
+            owed.hits = owed.hits.saturating_add(hits);
+        } else if has_room {
+            let until = Instant::now() + Duration::from_secs(key.ttl);
+            state.owed.insert(key.bytes.clone(), Owed { key, hits, until });
+        }
+    }
+
+    /// Ends the lane's task; what waits fails.
+    pub(super) fn close(&self) {
+        self.enter(Condition::Closed);
+        self.work.notify_one();
+    }
+
+    /// Serves until the lane is closed.
+    pub(super) async fn run(self: Arc<Self>, connector: Connector) {
+        let mut first_seen = FirstSeen::default();
+        loop {
+            let Some(mut connection) = self.connect(&connector).await else {
+                return;
+            };
+            self.enter(Condition::Up);
+            if let Some(backend) = self.backend.upgrade() {
+                backend.has_connected();
+            }
+            match self.serve(&mut connection, &mut first_seen).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(store = %error.store, reason = %error.reason, "lost a store connection");
+                    self.enter(Condition::Connecting);
+                    self.report_trouble();
+                }
+            }
+        }
+    }
+
+    /// A new connection; `None` when the lane is closed.
+    async fn connect(&self, connector: &Connector) -> Option<MultiplexedConnection> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let attempt = connector.connect(&self.node);
+            tokio::pin!(attempt);
+            let result = loop {
+                tokio::select! {
+                    biased;
+                    result = &mut attempt => break result,
+                    () = self.oldest_is_late() => {
+                        self.fail_queue(&self.error("not connected in time"));
+                    }
+                }
+            };
+            if self.is_closed() {
+                return None;
+            }
+            match result {
+                Ok(connection) => return Some(connection),
+                Err(error) => {
+                    tracing::debug!(store = %error.store, reason = %error.reason, "cannot connect to the store");
+                    self.enter(Condition::Down(error));
+                    self.report_trouble();
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Flush after flush; ends well when the lane is closed.
+    async fn serve(
+        &self,
+        connection: &mut MultiplexedConnection,
+        first_seen: &mut FirstSeen,
+    ) -> Result<(), StoreError> {
+        loop {
+            let items = tokio::select! {
+                biased;
+                items = self.next_items() => match items {
+                    Some(items) => items,
+                    None => return Ok(()),
+                },
+                () = sleep(IDLE) => {
+                    self.ask_for_life(connection).await?;
+                    continue;
+                }
+            };
+            let now = Instant::now();
+            let wanted = |item: &Item<Tag>| {
+                item.tag.as_ref().is_none_or(|(ticket, _)| ticket.is_wanted(now))
+            };
+            let (items, unwanted): (Vec<_>, Vec<_>) = items.into_iter().partition(wanted);
+            if !unwanted.is_empty() {
+                let error = self.error("the caller's time was up");
+                unwanted.into_iter().for_each(|item| fail(item, &error));
+            }
+            if !items.is_empty() {
+                self.flush(items, connection, first_seen).await?;
+            }
+        }
+    }
+
+    /// One write, one read.
+    async fn flush(
+        &self,
+        items: Vec<Item<Tag>>,
+        connection: &mut MultiplexedConnection,
+        first_seen: &mut FirstSeen,
+    ) -> Result<(), StoreError> {
+        let oldest = items.iter().filter_map(arrived).min();
+        let late = oldest.unwrap_or_else(Instant::now) + self.config.deadline;
+        let mut advice = Advice {
+            first_seen,
+            backend: self.backend.upgrade(),
+        };
+        let flush = Flush::new(items, &mut advice);
+        self.count(&flush);
+        let mut probe = connection.clone();
+        let pipeline = flush.pipeline();
+        let reply = connection.send_packed_commands(&pipeline, 0, flush.len());
+        tokio::pin!(reply);
+        let replies = tokio::select! {
+            biased;
+            replies = &mut reply => replies,
+            () = sleep_until(late) => {
+                let error = self.error(&format!("no answer within {:?}", self.config.deadline));
+                flush.into_items().into_iter().for_each(|item| fail(item, &error));
+                self.enter(Condition::Stalled(error));
+                self.report_trouble();
+                return match timeout(PATIENCE, reply).await {
+                    Ok(Ok(_)) => self.recover(&mut probe).await,
+                    Ok(Err(error)) => Err(self.error(&error.to_string())),
+                    Err(_) => Err(self.error("no answer at all")),
+                };
+            }
+        };
+        match replies {
+            Ok(replies) => self.settle(flush, replies),
+            Err(error) => {
+                let error = self.error(&error.to_string());
+                flush.into_items().into_iter().for_each(|item| fail(item, &error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells everybody; an error where the node should not be asked again.
+    fn settle(&self, flush: Flush<Tag>, replies: Vec<Value>) -> Result<(), StoreError> {
+        let backend = self.backend.upgrade();
+        let mut broken = None;
+        flush.settle(
+            replies,
+            |granted| {
+                if let Some(backend) = &backend {
+                    backend.granted(granted);
+                }
+            },
+            |item, sight| match sight {
+                Ok(sight) => {
+                    if let Some((ticket, place)) = item.tag {
+                        ticket.tell(place, Ok(sight));
+                    }
+                }
+                Err(refused) => {
+                    let error = self.error(&refused.to_string());
+                    if is_of_the_node(&refused) {
+                        broken = Some(error.clone());
+                    }
+                    match (redirect(&refused), &backend) {
+                        (Some(redirect), Some(backend)) => backend.redirect(item, redirect, error),
+                        _ => fail(item, &error),
+                    }
+                }
+            },
+        );
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// An idle connection may be dead without anybody noticing.
+    async fn ask_for_life(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), StoreError> {
+        match timeout(self.config.deadline, ping(connection)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(self.error(&reason)),
+            Err(_) => {
+                let error = self.error("no answer to a ping in time");
+                self.enter(Condition::Stalled(error));
+                self.report_trouble();
+                self.recover(connection).await
+            }
+        }
+    }
+
+    /// Waits until the node answers in half the time that a call has.
+    async fn recover(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+        loop {
+            let asked = Instant::now();
+            match timeout(PATIENCE, ping(connection)).await {
+                Ok(Ok(())) if asked.elapsed() <= self.config.deadline / 2 => {
+                    self.enter(Condition::Up);
+                    return Ok(());
+                }
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => return Err(self.error(&reason)),
+                Err(_) => return Err(self.error("no answer at all")),
+            }
+            if self.is_closed() {
+                return Ok(());
+            }
+            sleep(PROBE_PAUSE).await;
+        }
+    }
+
+    /// Changes the condition; fails those who wait in vain, and pays what is
+    /// owed where that can be done again.
+    fn enter(&self, condition: Condition) {
+        let mut state = self.lock();
+        if state.condition == Condition::Closed {
+            return;
+        }
+        state.condition = condition;
+        let hopeless = match &state.condition {
+            Condition::Up => {
+                let now = Instant::now();
+                let owed = std::mem::take(&mut state.owed);
+                let due = owed.into_values().filter(|owed| now < owed.until);
+                state.queue.extend(due.map(|owed| Item {
+                    tag: None,
+                    work: Work::Take(owed.key, owed.hits, owed.terms),
+                    asking: false,
+                    redirects: 0,
+                }));
+                None
+            }
+            Condition::Connecting => None,
+            Condition::Stalled(error) | Condition::Down(error) => Some(error.clone()),
+            Condition::Closed => Some(self.error("the node has left the cluster")),
+        };
+        drop(state);
+        if let Some(error) = hopeless {
+            self.fail_queue(&error);
+        }
+        self.work.notify_one();
+    }
+
+    fn fail_queue(&self, error: &StoreError) {
+        let queue = std::mem::take(&mut self.lock().queue);
+        queue.into_iter().for_each(|item| fail(item, error));
+    }
+
+    /// All that waits, as soon as there is something; `None` when closed.
+    async fn next_items(&self) -> Option<Vec<Item<Tag>>> {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.condition == Condition::Closed {
+                    return None;
+                }
+                if !state.queue.is_empty() {
+                    return Some(std::mem::take(&mut state.queue));
+                }
+            }
+            self.work.notified().await;
+        }
+    }
+
+    /// Ends when the first in the queue has waited for as long as it may.
+    async fn oldest_is_late(&self) {
+        loop {
+            let oldest = self.lock().queue.iter().find_map(arrived);
+            match oldest {
+                Some(oldest) => return sleep_until(oldest + self.config.deadline).await,
+                None => self.work.notified().await,
+            }
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lock().condition == Condition::Closed
+    }
+
+    fn report_trouble(&self) {
+        if let Some(backend) = self.backend.upgrade() {
+            backend.look_again();
+        }
+    }
+
+    fn count(&self, flush: &Flush<Tag>) {
+        if let Some(backend) = self.backend.upgrade() {
+            let counts = backend.counts();
+            counts.flushes.fetch_add(1, Ordering::Relaxed);
+            counts.commands.fetch_add(flush.len() as u64, Ordering::Relaxed);
+            counts.charges.fetch_add(flush.items().len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn error(&self, reason: &str) -> StoreError {
+        let store = self.backend.upgrade();
+        let store = store.map_or_else(String::new, |backend| backend.describe(&self.node));
+        StoreError::new(store, reason)
+    }
+
+    /// Nothing under the lock can panic half-way.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,155 @@
+//! One call's wait for what it has asked of the store.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::batch::Sight;
+use crate::storage::StoreError;
+
+/// What a call asked for, until it is answered.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    arrived: Instant,
+    /// From then on nobody waits for the answer.
+    until: Option<Instant>,
+    /// Nobody waits any more.
+    gone: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    answers: Answers,
+    missing: usize,
+    waker: Option<Waker>,
+}
+
+/// One for each thing asked.
+pub(super) type Answers = SmallVec<[Option<Result<Sight, StoreError>>; 4]>;
+
+/// Whom an item's answer is for: the ticket, and the place in its answers.
+/// `None` for what nobody waits for.
+pub(super) type Tag = Option<(Arc<Ticket>, usize)>;
+
+/// The call's side of a ticket. Dropping it tells the other side.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<Ticket>);
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// A ticket for `asked` answers, and the call's side of it.
+    pub(super) fn new(asked: usize, until: Option<Instant>) -> (Arc<Self>, Waiting) {
+        let ticket = Arc::new(Self {
+            arrived: Instant::now(),
+            until,
+            gone: AtomicBool::new(false),
+            state: Mutex::new(State {
+                answers: SmallVec::from_elem(None, asked),
+                missing: asked,
+                waker: None,
+            }),
+        });
+        (Arc::clone(&ticket), Waiting(ticket))
+    }
+
+    /// When the call came.
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// Somebody waits for the answer.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        !self.gone.load(Ordering::Relaxed) && self.until.is_none_or(|until| now < until)
+    }
+
+    /// Gives one answer; only the first for a place counts.
+    pub(super) fn tell(&self, place: usize, answer: Result<Sight, StoreError>) {
+        let mut state = self.lock();
+        let State {
+            answers, missing, ..
+        } = &mut *state;
+        let Some(free @ None) = answers.get_mut(place) else {
+            return;
+        };
+        *free = Some(answer);
+        *missing -= 1;
+        let waker = if *missing == 0 { state.waker.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Nothing under the lock can panic half-way.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Waiting ===
+
+/// Ready when everything is answered.
+impl Future for Waiting {
+    type Output = Answers;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answers> {
+        let mut state = self.0.lock();
+        if state.missing == 0 {
+            return Poll::Ready(std::mem::take(&mut state.answers));
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_for_all_answers_and_keeps_the_first_of_each() {
+        let (ticket, mut waiting) = Ticket::new(2, None);
+        ticket.tell(1, Ok(Sight::new()));
+        ticket.tell(1, Err(StoreError::new("a", "late")));
+        assert!((&mut waiting).now_or_never().is_none());
+        ticket.tell(0, Err(StoreError::new("a", "down")));
+        ticket.tell(7, Ok(Sight::new()));
+        let answers = waiting.now_or_never().expect("all are there");
+        assert!(matches!(answers[0], Some(Err(_))));
+        assert!(matches!(answers[1], Some(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn knows_whether_anybody_waits() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let (ticket, waiting) = Ticket::new(1, Some(later));
+        assert!(ticket.is_wanted(now));
+        assert!(!ticket.is_wanted(later), "its time is up");
+        drop(waiting);
+        assert!(!ticket.is_wanted(now), "the call is gone");
+    }
+}

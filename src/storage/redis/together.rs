@@ -1,0 +1,321 @@
+//! Several counters as one: all or nothing, or the others stand still.
+//!
+//! Counters of one slot (always, but for a cluster) are looked at and charged
+//! by one script. Others are charged in two steps. All or nothing: reserve
+//! each where it fits, in parallel, and give back if the request is refused;
+//! meanwhile others may see fewer hits left than there are, never more. The
+//! others stand still: look first, then count, as the reference does; between
+//! the two others may count.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    Shared, batch,
+    batch::{Item, Key, Mode, Part, Seen, Sight, Terms, Together, Weight, Work},
+    finish,
+    known_over::Verdict,
+    ticket::{Answers, Ticket},
+};
+use crate::{
+    engine::{
+        algorithm::Observation,
+        descriptor::Hits,
+        limit::Window,
+        plan::{Charge, PerDescriptor},
+        time::Timestamp,
+    },
+    storage::{ChargeMode, StoreError, Unanswered},
+};
+
+/// A charge, owned: the work goes on when the caller has gone.
+#[derive(Clone, Debug)]
+struct Wish {
+    part: Part,
+    terms: Terms,
+    window: Window,
+}
+
+type Wishes = SmallVec<[Wish; 4]>;
+
+/// See [`RedisStore::charge`](super::RedisStore::charge).
+pub(super) async fn charge(
+    shared: &Arc<Shared>,
+    charges: &[Charge<'_>],
+    mode: ChargeMode,
+    now: Timestamp,
+    until: Option<Instant>,
+) -> Result<PerDescriptor<Observation>, Unanswered> {
+    let mode = match mode {
+        ChargeMode::OthersStandStill => Mode::OthersStandStill,
+        ChargeMode::AllOrNothing | ChargeMode::Always => Mode::AllOrNothing,
+    };
+    let wishes: Wishes = charges.iter().map(|charge| wish(shared, charge, now)).collect();
+    let mut seen: PerDescriptor<Option<Observation>> = SmallVec::from_elem(None, wishes.len());
+    let refused = refuse_known(shared, &wishes, mode, &mut seen);
+    let asked: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&i| seen[i].is_none()).collect();
+    if asked.is_empty() {
+        return finish(seen, None);
+    }
+    for &index in &asked {
+        let Wish { part, terms, window } = &wishes[index];
+        shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
+    }
+    let parts: Wishes = asked.iter().map(|&index| wishes[index].clone()).collect();
+    let answer = if is_in_one_slot(shared, &parts) {
+        in_one_step(shared, &parts, mode, refused, until).await
+    } else {
+        // Not to be stopped half-way when the caller goes.
+        let shared = Arc::clone(shared);
+        let steps = async move { in_two_steps(&shared, &parts, mode, refused, now).await };
+        match tokio::spawn(steps).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::new("redis", "charging was stopped")),
+        }
+    };
+    match answer {
+        Ok(sights) => {
+            for (index, sight) in asked.into_iter().zip(sights) {
+                seen[index] = Some(sight.until(wishes[index].terms.resets));
+            }
+            finish(seen, None)
+        }
+        Err(error) => finish(seen, Some(error)),
+    }
+}
+
+fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
+    let (key, terms) = shared.key_and_terms(charge, now);
+    let (gives_back, hits) = match charge.hits {
+        Hits::Take(hits) => (false, hits),
+        Hits::GiveBack(hits) => (true, hits),
+    };
+    Wish {
+        part: Part {
+            key,
+            gives_back,
+            hits,
+            limit: charge.limit.requests,
+            weight: charge.weight,
+        },
+        terms,
+        window: charge.limit.window,
+    }
+}
+
+/// Fills in what is known to be over; whether that refuses the request.
+///
+/// Only where it does: otherwise the store has to see all counters at once.
+fn refuse_known(
+    shared: &Shared,
+    wishes: &[Wish],
+    mode: Mode,
+    seen: &mut [Option<Observation>],
+) -> bool {
+    let known = |wish: &Wish, counts| {
+        let Part { key, gives_back, hits, limit, .. } = &wish.part;
+        match shared.known_over.ask(key.hash, *hits, *limit, counts) {
+            Verdict::Over(seen) if !gives_back => Some(seen),
+            _ => None,
+        }
+    };
+    let refuses = |wish: &Wish| wish.part.weight == Weight::Alone && known(wish, false).is_some();
+    if !wishes.iter().any(refuses) {
+        return false;
+    }
+    for (wish, seen) in wishes.iter().zip(seen) {
+        let counts = mode == Mode::OthersStandStill;
+        *seen = known(wish, counts).map(|seen| seen.until(wish.terms.resets));
+    }
+    true
+}
+
+fn is_in_one_slot(shared: &Shared, wishes: &[Wish]) -> bool {
+    let Some((first, others)) = wishes.split_first() else {
+        return true;
+    };
+    let backend = shared.backend(first.window);
+    others.iter().all(|other| {
+        Arc::ptr_eq(backend, shared.backend(other.window))
+            && backend.is_together(&first.part.key.bytes, &other.part.key.bytes)
+    })
+}
+
+async fn in_one_step(
+    shared: &Shared,
+    wishes: &[Wish],
+    mode: Mode,
+    refused: bool,
+    until: Option<Instant>,
+) -> Result<Sight, StoreError> {
+    let parts: Box<[Part]> = wishes.iter().map(|wish| wish.part.clone()).collect();
+    let window = wishes[0].window;
+    if parts.iter().any(|part| part.gives_back) {
+        shared.backend(window).gives_back();
+    }
+    let work = Work::Together(Together { parts, mode, refused });
+    let mut answers = ask(shared, [(window, work)], until).await;
+    answers.pop().flatten().unwrap_or_else(|| Err(StoreError::new("redis", "no answer")))
+}
+
+async fn in_two_steps(
+    shared: &Shared,
+    wishes: &[Wish],
+    mode: Mode,
+    refused: bool,
+    now: Timestamp,
+) -> Result<Sight, StoreError> {
+    let reserves = |wish: &Wish| {
+        mode == Mode::AllOrNothing && !refused && !wish.part.gives_back && wish.part.weight != Weight::Never
+    };
+    let first = wishes.iter().map(|wish| {
+        let work = if reserves(wish) { reserve(&wish.part) } else { look(wish) };
+        (wish.window, work)
+    });
+    let first = counted(ask(shared, first, None).await);
+    let over = |wish: &Wish, seen: &Seen| {
+        let after = if reserves(wish) { seen.after } else { wish.hypothetical(seen).after };
+        !wish.part.gives_back && after > wish.part.limit.into()
+    };
+    let is_over: SmallVec<[bool; 4]> = wishes
+        .iter()
+        .zip(&first)
+        .map(|(wish, seen)| seen.as_ref().is_ok_and(|seen| over(wish, seen)))
+        .collect();
+    let failure = first.iter().find_map(|seen| seen.as_ref().err().cloned());
+    let weights = wishes.iter().map(|wish| wish.part.weight);
+    let refused = refused || batch::refuses(weights.zip(is_over.iter().copied()));
+    if refused || failure.is_some() {
+        let reserved = wishes.iter().zip(&first).zip(&is_over);
+        for ((wish, seen), is_over) in reserved {
+            // One whose answer did not come may have been reserved or not.
+            if reserves(wish) && seen.is_ok() && !is_over && wish.part.hits > 0 {
+                give_back(shared, wish, now);
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let first: SmallVec<[Seen; 4]> = first.into_iter().flatten().collect();
+    // What is still to be counted, and how it reads.
+    let counts = |index: usize| match mode {
+        Mode::AllOrNothing => !refused && (!reserves(&wishes[index]) || is_over[index]),
+        Mode::OthersStandStill => !refused || is_over[index],
+    };
+    let second: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&index| counts(index)).collect();
+    let works = second.iter().map(|&index| (wishes[index].window, count(&wishes[index])));
+    let second_seen = counted(ask(shared, works, None).await);
+    let mut sights: Sight = wishes
+        .iter()
+        .zip(&first)
+        .zip(&is_over)
+        .map(|((wish, seen), &is_over)| match (is_over, refused) {
+            (true, _) => wish.hypothetical(seen),
+            (false, true) => Seen { before: seen.before, after: seen.before },
+            (false, false) => *seen,
+        })
+        .collect();
+    for (index, seen) in second.into_iter().zip(second_seen) {
+        sights[index] = seen?;
+    }
+    Ok(sights)
+}
+
+/// Asks for each of `works`; an answer for each, in order.
+async fn ask(
+    shared: &Shared,
+    works: impl IntoIterator<Item = (Window, Work)>,
+    until: Option<Instant>,
+) -> Answers {
+    let works: SmallVec<[(Window, Work); 4]> = works.into_iter().collect();
+    let (ticket, waiting) = Ticket::new(works.len(), until);
+    for (place, (window, work)) in works.into_iter().enumerate() {
+        let backend = shared.backend(window);
+        let lane = backend.lane(&work.key().bytes);
+        let item = Item {
+            tag: Some((Arc::clone(&ticket), place)),
+            work,
+            asking: false,
+            redirects: 0,
+        };
+        backend.push_to(lane, item);
+    }
+    drop(ticket);
+    waiting.await
+}
+
+fn counted(answers: Answers) -> SmallVec<[Result<Seen, StoreError>; 4]> {
+    let none = || StoreError::new("redis", "no answer");
+    answers
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(|| Err(none()))?.first().copied().ok_or_else(none))
+        .collect()
+}
+
+/// Counts if it fits, for itself.
+fn reserve(part: &Part) -> Work {
+    let part = Part {
+        weight: Weight::Alone,
+        ..part.clone()
+    };
+    Work::Together(Together {
+        parts: [part].into(),
+        mode: Mode::AllOrNothing,
+        refused: false,
+    })
+}
+
+fn look(wish: &Wish) -> Work {
+    Work::Take(wish.part.key.clone(), 0, wish.exact())
+}
+
+fn count(wish: &Wish) -> Work {
+    let key = wish.part.key.clone();
+    if wish.part.gives_back {
+        Work::GiveBack(key, wish.part.hits)
+    } else {
+        Work::Take(key, wish.part.hits, wish.exact())
+    }
+}
+
+/// Off the reply path: nobody waits for it.
+fn give_back(shared: &Shared, wish: &Wish, now: Timestamp) {
+    let backend = shared.backend(wish.window);
+    let Wish { part, terms, window } = wish;
+    shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
+    backend.gives_back();
+    let item = Item {
+        tag: None,
+        work: Work::GiveBack(part.key.clone(), part.hits),
+        asking: false,
+        redirects: 0,
+    };
+    backend.push(&part.key.bytes, item);
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// What it would see if it were counted after `seen`.
+    fn hypothetical(&self, seen: &Seen) -> Seen {
+        let after = if self.part.gives_back {
+            seen.before.saturating_sub(self.part.hits)
+        } else {
+            seen.before.saturating_add(self.part.hits)
+        };
+        Seen {
+            before: seen.before,
+            after,
+        }
+    }
+
+    fn exact(&self) -> Terms {
+        Terms {
+            leased: false,
+            ..self.terms
+        }
+    }
+}
