@@ -29,7 +29,7 @@ use crate::{
         wire::{Bounds, ResponseSettings},
         worker::{self, Duty},
     },
-    storage::AnyStore,
+    storage::{AnyStore, MemoryStore},
 };
 
 /// Settings of the running process.
@@ -45,6 +45,8 @@ pub struct Config {
     pub response: ResponseSettings,
     /// Answer errors as the reference does. `--compat`.
     pub compat: bool,
+    /// Answer errors of the store with UNKNOWN. `--error-code unknown`.
+    pub unknown_code: bool,
     /// From NOT_SERVING to closed listeners. `--drain-delay`, default 5 s.
     pub drain_delay: Duration,
     /// From closed listeners to the end. `--drain-timeout`, default 10 s.
@@ -73,6 +75,9 @@ pub struct App {
 /// Every counter of a memory store is looked at once in this time.
 const SWEEP_ROUND: Duration = Duration::from_secs(5);
 
+/// From one look whether the store has been reached to the next.
+const READY_POLL: Duration = Duration::from_millis(50);
+
 /// What runs until the process goes down.
 struct Running {
     /// Turned true: not welcome any more.
@@ -82,6 +87,7 @@ struct Running {
     /// Turned true: go.
     ending: watch::Sender<bool>,
     health: HealthReporter,
+    becoming_ready: JoinHandle<()>,
     accepting: JoinHandle<()>,
     http: JoinHandle<()>,
     /// Ends when the last worker has.
@@ -118,6 +124,8 @@ impl App {
     }
 
     async fn start(self) -> anyhow::Result<Running> {
+        // For `/json`, which is served on this thread.
+        self.limiter.store().take_seat();
         let (draining, draining_seen) = watch::channel(false);
         let (closing, closing_seen) = watch::channel(false);
         let (ending, ending_seen) = watch::channel(false);
@@ -126,9 +134,10 @@ impl App {
             bounds: self.config.bounds,
             response: self.config.response,
             compat: self.config.compat,
+            unknown_code: self.config.unknown_code,
         });
         let (routes, reporter) = health::routes().context("gRPC reflection")?;
-        health::say(&reporter, true).await;
+        health::say(&reporter, self.limiter.store().is_ready()).await;
         let limits = self.config.limits;
         let duty = Duty {
             shared: Arc::new(Shared::new(Arc::clone(&api), limits, routes)),
@@ -151,6 +160,7 @@ impl App {
             draining,
             closing,
             ending,
+            becoming_ready: tokio::spawn(become_ready(Arc::clone(&self.limiter), reporter.clone())),
             health: reporter,
             accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
             http: tokio::spawn(http::serve(self.http, Arc::new(http), closing_seen)),
@@ -164,6 +174,7 @@ impl App {
 
 impl Running {
     async fn drain(mut self, delay: Duration, patience: Duration) -> Ended {
+        self.becoming_ready.abort();
         health::say(&self.health, false).await;
         self.draining.send_replace(true);
         sleep(delay).await;
@@ -188,12 +199,22 @@ impl Drop for Running {
         self.accepting.abort();
         self.http.abort();
         self.housekeeping.abort();
+        self.becoming_ready.abort();
+    }
+}
+
+/// Looks after the store.
+async fn keep_house(limiter: Arc<Limiter>) {
+    match limiter.store() {
+        AnyStore::Memory(store) => sweep(store, &limiter).await,
+        AnyStore::Redis(store) => {
+            tokio::join!(store.watch(), sweep(limiter.ladder().local(), &limiter));
+        }
     }
 }
 
 /// Frees counters whose windows have ended, a shard at a time.
-async fn keep_house(limiter: Arc<Limiter>) {
-    let AnyStore::Memory(store) = limiter.store();
+async fn sweep(store: &MemoryStore, limiter: &Limiter) {
     let rounds = u32::try_from(store.sweeps_per_round()).unwrap_or(u32::MAX);
     let mut tick = interval(SWEEP_ROUND / rounds);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -201,4 +222,16 @@ async fn keep_house(limiter: Arc<Limiter>) {
         tick.tick().await;
         store.sweep_next(limiter.clock().now());
     }
+}
+
+/// Says so once the store has been reached for the first time.
+async fn become_ready(limiter: Arc<Limiter>, reporter: HealthReporter) {
+    if limiter.store().is_ready() {
+        return;
+    }
+    let mut tick = interval(READY_POLL);
+    while !limiter.store().is_ready() {
+        tick.tick().await;
+    }
+    health::say(&reporter, true).await;
 }

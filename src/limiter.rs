@@ -4,6 +4,7 @@
 use std::{cell::RefCell, fmt, sync::Arc};
 
 use arc_swap::{ArcSwapOption, Guard};
+use tokio::time::Instant;
 
 use crate::{
     clock::Clock,
@@ -13,7 +14,7 @@ use crate::{
         plan::Plan,
         rules::RuleSet,
     },
-    storage::{AnyStore, ChargeMode, StoreError},
+    storage::{AnyStore, ChargeMode, Ladder, StoreError},
 };
 
 /// Decides. One per process, shared by all connections.
@@ -22,6 +23,7 @@ pub struct Limiter {
     clock: Clock,
     rules: ArcSwapOption<RuleSet>,
     store: AnyStore,
+    ladder: Ladder,
     policy: Policy,
     mode: ChargeMode,
 }
@@ -43,6 +45,8 @@ pub enum LimitError {
     NoDescriptors,
     /// No rules have ever been loaded.
     NoRules,
+    /// The caller's time was up before anything was counted for it.
+    TooLate,
     /// The store could not count.
     Store(StoreError),
 }
@@ -57,11 +61,18 @@ thread_local! {
 impl Limiter {
     /// A limiter without rules.
     #[must_use]
-    pub fn new(clock: Clock, store: AnyStore, policy: Policy, mode: ChargeMode) -> Self {
+    pub fn new(
+        clock: Clock,
+        store: AnyStore,
+        ladder: Ladder,
+        policy: Policy,
+        mode: ChargeMode,
+    ) -> Self {
         Self {
             clock,
             rules: ArcSwapOption::empty(),
             store,
+            ladder,
             policy,
             mode,
         }
@@ -93,18 +104,28 @@ impl Limiter {
         &self.store
     }
 
+    /// What decides while the store is away.
+    #[must_use]
+    pub fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
     /// The clock that decisions go by.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Decides and counts.
+    /// Decides and counts. From `until` on the caller does not wait any more.
     ///
     /// # Errors
     /// The request says too little, there are no rules, or the store failed;
     /// in the last case some hits may have been counted.
-    pub async fn decide(&self, request: &Request<'_>) -> Result<Answer, LimitError> {
+    pub async fn decide(
+        &self,
+        request: &Request<'_>,
+        until: Option<Instant>,
+    ) -> Result<Answer, LimitError> {
         if request.domain.is_empty() {
             return Err(LimitError::EmptyDomain);
         }
@@ -115,13 +136,19 @@ impl Limiter {
         let Some(rules) = guard.as_deref() else {
             return Err(LimitError::NoRules);
         };
-        let now = self.clock.now();
+        let now = self.store.now(self.clock.now());
         let plan = SCRATCH.with_borrow_mut(|scratch| Plan::new(rules, request, scratch));
-        let seen = self
-            .store
-            .charge(&plan.charges, self.mode, now)
-            .await
-            .map_err(LimitError::Store)?;
+        let charged = self.store.charge(&plan.charges, self.mode, now, until);
+        let seen = match charged.await {
+            Ok(seen) => seen,
+            Err(_) if until.is_some_and(|until| Instant::now() >= until) => {
+                return Err(LimitError::TooLate);
+            }
+            Err(unanswered) => self
+                .ladder
+                .decide(None, &self.store, &plan.charges, unanswered, self.mode, now)
+                .map_err(LimitError::Store)?,
+        };
         let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
         drop(plan);
         Ok(Answer {
@@ -151,6 +178,7 @@ impl fmt::Display for LimitError {
             Self::EmptyDomain => f.write_str("rate limit domain must not be empty"),
             Self::NoDescriptors => f.write_str("rate limit descriptor list must not be empty"),
             Self::NoRules => f.write_str("no rate limit configuration loaded"),
+            Self::TooLate => f.write_str("the deadline passed before the store was asked"),
             Self::Store(error) => error.fmt(f),
         }
     }

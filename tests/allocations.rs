@@ -16,7 +16,7 @@ use ratekeeper::{
         service::ratelimit::v3::{RateLimitRequest, RateLimitResponse},
     },
     service::wire::{self, Bounds, Message, ResponseSettings},
-    storage::{AnyStore, ChargeMode, MemoryStore, memory},
+    storage::{AnyStore, ChargeMode, Ladder, MemoryStore, memory},
 };
 
 const RULES: &str = "
@@ -46,7 +46,7 @@ fn limiter(mode: ChargeMode) -> Limiter {
     };
     let store = AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2)));
     let clock = Clock::Manual(ManualClock::at(Timestamp::from_secs(1_000)));
-    let limiter = Limiter::new(clock, store, Policy::default(), mode);
+    let limiter = Limiter::new(clock, store, Ladder::none(), Policy::default(), mode);
     limiter.set_rules(rules);
     limiter
 }
@@ -80,7 +80,7 @@ fn decide(limiter: &Limiter, bytes: &[u8], out: Option<&mut BytesMut>) {
     let message = Message::decode(bytes, &Bounds::default()).unwrap();
     let descriptors = message.descriptors();
     let request = message.request(&descriptors);
-    let call = std::pin::pin!(limiter.decide(&request));
+    let call = std::pin::pin!(limiter.decide(&request, None));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(answer) = call.poll(&mut context) else {
         panic!("the memory store waits");

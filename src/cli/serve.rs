@@ -1,6 +1,6 @@
 //! `ratekeeper serve`: from settings to a running service.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -16,9 +16,12 @@ use crate::{
     engine::{key::HashSeed, rules::RuleSet},
     limiter::Limiter,
     service::listener::Listener,
-    settings::{GrpcAddress, RulesSource, Serve},
-    storage::{AnyStore, MemoryStore},
+    settings::{Choice, GrpcAddress, RulesSource, Serve},
+    storage::{AnyStore, Ladder, MemoryStore, RedisStore},
 };
+
+/// How long a start waits for the store.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends it.
 ///
@@ -48,6 +51,7 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitCode> {
     let signals = signals()?;
+    look_for_store(&limiter).await;
     let grpc = match arguments.grpc_address() {
         GrpcAddress::Tcp(address) => Listener::tcp(address)
             .with_context(|| format!("cannot listen for gRPC on {address}"))?,
@@ -70,13 +74,41 @@ async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitC
 
 fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
     let seed = HashSeed(rand::random(), rand::random());
-    let store = MemoryStore::new(arguments.memory_store()?, seed);
+    let memory = MemoryStore::new(arguments.memory_store(), seed);
+    let (on_failure, replicas) = arguments.ladder();
+    let (store, ladder) = match arguments.store()? {
+        Choice::Memory => (AnyStore::Memory(memory), Ladder::none()),
+        Choice::Redis(config) => {
+            let store = RedisStore::new(&config, Clock::System, seed, rand::random())
+                .map_err(|error| anyhow::anyhow!("{error}"))?;
+            let ladder = Ladder::new(on_failure, replicas, memory);
+            (AnyStore::Redis(store), ladder)
+        }
+    };
     Ok(Limiter::new(
         Clock::System,
-        AnyStore::Memory(store),
+        store,
+        ladder,
         arguments.policy(),
         arguments.charge_mode(),
     ))
+}
+
+/// Looks for the store, not for long: it may come later.
+async fn look_for_store(limiter: &Limiter) {
+    let AnyStore::Redis(store) = limiter.store() else {
+        return;
+    };
+    match store.first_look(FIRST_LOOK).await {
+        Ok(()) => println!("counting in {}", store.describe()),
+        Err(error) => {
+            println!(
+                "counting in {}, which does not answer yet",
+                store.describe()
+            );
+            tracing::warn!(store = %error.store, reason = %error.reason, "the store does not answer yet");
+        }
+    }
 }
 
 /// Reads and compiles rules; also says in a line what there is.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::time::Timestamp;
+
 /// A unit of time, with the reference's fixed lengths: a month is 30 days
 /// and a year 365, whatever the calendar says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,6 +143,14 @@ impl Window {
     #[must_use]
     pub const fn seconds(self) -> u64 {
         self.unit.seconds() as u64 * self.multiplier as u64
+    }
+
+    /// When the fixed window of `now` ends.
+    #[must_use]
+    pub const fn end(self, now: Timestamp) -> Timestamp {
+        let length = self.seconds();
+        let start = now.as_secs() / length * length;
+        Timestamp::from_secs(start.saturating_add(length))
     }
 }
 

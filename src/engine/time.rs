@@ -46,6 +46,12 @@ impl Timestamp {
         Self(self.0.saturating_add(nanos))
     }
 
+    /// This time on a clock that is `nanos` ahead, or behind where negative.
+    #[must_use]
+    pub const fn shifted(self, nanos: i64) -> Self {
+        Self(self.0.saturating_add_signed(nanos))
+    }
+
     /// What is left from `self` until `later`, in whole seconds, rounded up;
     /// 0 when `later` has passed.
     #[must_use]
@@ -77,5 +83,14 @@ mod tests {
     fn arithmetic_saturates() {
         assert_eq!(Timestamp::from_secs(u64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::MAX.saturating_add(Duration::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.shifted(1), Timestamp::MAX);
+        assert_eq!(
+            Timestamp::from_nanos(5).shifted(-3),
+            Timestamp::from_nanos(2)
+        );
+        assert_eq!(
+            Timestamp::from_nanos(5).shifted(i64::MIN),
+            Timestamp::default()
+        );
     }
 }

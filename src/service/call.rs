@@ -39,6 +39,8 @@ pub(crate) struct Call {
     budget: Budget,
     max_message_bytes: usize,
     accepted: Instant,
+    /// From then on the client does not wait any more.
+    until: Option<Instant>,
     /// Whom to tell when it is given up.
     waiting: Option<Waker>,
     /// Its place among those that wait, and where its bytes are counted then.
@@ -88,6 +90,7 @@ impl Call {
         budget: Budget,
         max_message_bytes: usize,
         accepted: Instant,
+        until: Option<Instant>,
     ) -> Self {
         Self {
             api,
@@ -99,6 +102,7 @@ impl Call {
             budget,
             max_message_bytes,
             accepted,
+            until,
             waiting: None,
             place: None,
             is_refused: false,
@@ -110,6 +114,11 @@ impl Call {
         meter.add_body_bytes(std::mem::take(&mut self.message_bytes));
         self.place = Some((place, meter));
         self
+    }
+
+    /// The store is at work on it.
+    pub(crate) fn is_deciding(&self) -> bool {
+        matches!(self.state, State::Deciding(..))
     }
 
     /// When its head came.
@@ -220,8 +229,12 @@ impl Call {
         match self.api.should_rate_limit_now(&message) {
             Some(answer) => send(respond, answer),
             None => {
-                let api = Arc::clone(&self.api);
-                let answer = async move { api.should_rate_limit(&message).await };
+                let (api, until) = (Arc::clone(&self.api), self.until);
+                self.budget.add(message.len());
+                if self.budget.is_exceeded() {
+                    return send(respond, Err(busy()));
+                }
+                let answer = async move { api.should_rate_limit(&message, until).await };
                 Ok(State::Deciding(respond, Box::pin(answer)))
             }
         }

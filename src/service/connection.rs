@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use h2::{Ping, PingPong, Reason, RecvStream, server::SendResponse};
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
@@ -306,6 +306,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             return;
         }
         let shared = &self.shared;
+        let until = time_left(request.headers()).map(|left| Instant::now() + left);
         let mut call = Call::new(
             Arc::clone(&shared.api),
             request.into_body(),
@@ -316,6 +317,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             ),
             shared.limits.max_message_bytes,
             self.last_call,
+            until,
         );
         match Pin::new(&mut call).poll(cx) {
             Poll::Ready(finished) => self.account.count(finished),
@@ -325,6 +327,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Keeps a call until it can go on, if there is room.
     fn wait(&mut self, mut call: Call) {
+        if call.is_deciding() {
+            // The store bounds how many may wait for it, and for how long.
+            return self.waiting.push(call);
+        }
         let mut place = Budget::new(Arc::clone(&self.shared.waiting), MAX_WAITING);
         place.add(1);
         if place.is_exceeded() && self.waiting.len() >= MAX_WAITING_HERE {
@@ -446,6 +452,26 @@ fn refusal<B>(request: &Request<B>) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     Some(response)
+}
+
+/// How long the client waits, from its `grpc-timeout`: up to eight digits and
+/// a unit.
+fn time_left(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3_600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
 }
 
 fn ticker() -> Interval {

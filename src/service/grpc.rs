@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{
@@ -29,6 +30,8 @@ pub struct Api {
     pub response: ResponseSettings,
     /// Answer errors with the reference's codes.
     pub compat: bool,
+    /// Answer errors of the store with the reference's code, UNKNOWN.
+    pub unknown_code: bool,
 }
 
 /// Why there is no answer.
@@ -55,14 +58,19 @@ pub enum JsonError {
 // === impl Api ===
 
 impl Api {
-    /// Answers an encoded request with a framed, encoded response.
+    /// Answers an encoded request with a framed, encoded response. From
+    /// `until` on the caller does not wait any more.
     ///
     /// # Errors
     /// There is no answer; the status says why.
-    pub async fn should_rate_limit(&self, request: &[u8]) -> Result<Bytes, Status> {
+    pub async fn should_rate_limit(
+        &self,
+        request: &[u8],
+        until: Option<Instant>,
+    ) -> Result<Bytes, Status> {
         let answer = async {
             let message = Message::decode(request, &self.bounds)?;
-            self.answer(&message).await
+            self.answer(&message, until).await
         };
         answer.await.map_err(|error| self.status(&error))
     }
@@ -73,7 +81,7 @@ impl Api {
         if !self.limiter.store().never_waits() {
             return None;
         }
-        let call = pin!(self.should_rate_limit(request));
+        let call = pin!(self.should_rate_limit(request, None));
         match call.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Some(answer),
             Poll::Pending => None,
@@ -84,7 +92,11 @@ impl Api {
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn answer(&self, message: &Message<'_>) -> Result<Bytes, ApiError> {
+    pub async fn answer(
+        &self,
+        message: &Message<'_>,
+        until: Option<Instant>,
+    ) -> Result<Bytes, ApiError> {
         // Where there are no rules for the domain, no override counts either.
         if self.limiter.knows(message.domain()) {
             message.check_overrides()?;
@@ -93,7 +105,7 @@ impl Api {
         let request = message.request(&descriptors);
         let answer = self
             .limiter
-            .decide(&request)
+            .decide(&request, until)
             .await
             .map_err(ApiError::Limit)?;
         Ok(self.frame(&answer, message))
@@ -107,7 +119,7 @@ impl Api {
         let Object(request): Object<JsonRequest> =
             serde_json::from_slice(request).map_err(JsonError::Unreadable)?;
         let message = request.message(&self.bounds)?;
-        let framed = self.answer(&message).await?;
+        let framed = self.answer(&message, None).await?;
         let answer = http_json::response(&framed[FRAME_HEADER..]);
         Ok(answer.expect("what was just encoded can be decoded"))
     }
@@ -116,14 +128,19 @@ impl Api {
     #[must_use]
     pub fn status(&self, error: &ApiError) -> Status {
         let code = match error {
-            _ if self.compat => Code::Unknown,
+            _ if self.compat || self.store_error_is_unknown(error) => Code::Unknown,
             ApiError::Request(_) => Code::InvalidArgument,
             ApiError::Limit(LimitError::EmptyDomain | LimitError::NoDescriptors) => {
                 Code::InvalidArgument
             }
+            ApiError::Limit(LimitError::TooLate) => Code::DeadlineExceeded,
             ApiError::Limit(LimitError::NoRules | LimitError::Store(_)) => Code::Unavailable,
         };
         Status::new(code, error.to_string())
+    }
+
+    fn store_error_is_unknown(&self, error: &ApiError) -> bool {
+        self.unknown_code && matches!(error, ApiError::Limit(LimitError::Store(_)))
     }
 
     /// A gRPC frame: no compression, four bytes of length, the message.

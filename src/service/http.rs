@@ -2,9 +2,10 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/healthcheck` | 200 `OK`; 503 while going down (500 in compat mode) |
+//! | `/healthcheck` | 200 `OK`; 503 while going down and until the store has been reached (500 in compat mode) |
 //! | `/json` | a decision, request and answer in protobuf's JSON form |
 //! | `/rules` | the rules in force, with file and line |
+//! | `/store` | how the store is: figures, and what is wrong with it |
 //!
 //! Any other path is 404. Any method is taken, as by the reference.
 
@@ -147,6 +148,7 @@ fn router(http: Arc<Http>) -> Router {
         .route("/healthcheck", any(health))
         .route("/json", any(json))
         .route("/rules", any(rules))
+        .route("/store", any(store))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(move |request, next| {
             with_deadline(call_timeout, request, next)
@@ -162,14 +164,26 @@ async fn with_deadline(deadline: Duration, request: Request, next: Next) -> Resp
 }
 
 async fn health(State(handlers): State<Handlers>) -> Response {
-    if !*handlers.http.draining.borrow() {
+    let why = if *handlers.http.draining.borrow() {
+        "going down"
+    } else if !handlers.http.api.limiter.store().is_ready() {
+        "the store has not been reached yet"
+    } else {
         return "OK".into_response();
-    }
+    };
     if handlers.http.api.compat {
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "going down").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
     }
+}
+
+/// How the store is: figures, and what is wrong with it.
+async fn store(State(handlers): State<Handlers>) -> Response {
+    let limiter = &handlers.http.api.limiter;
+    let mut shown = limiter.store().to_json();
+    shown["decided_without"] = serde_json::json!(limiter.ladder().stats());
+    Json(shown).into_response()
 }
 
 async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
@@ -216,6 +230,7 @@ fn failed(api: &Api, error: &ApiError) -> Response {
         ApiError::Limit(LimitError::NoRules | LimitError::Store(_)) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        ApiError::Limit(LimitError::TooLate) => StatusCode::GATEWAY_TIMEOUT,
         ApiError::Request(_) | ApiError::Limit(_) => StatusCode::BAD_REQUEST,
     };
     problem(status, &error.to_string())

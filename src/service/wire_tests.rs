@@ -15,7 +15,7 @@ use crate::{
         },
         service::ratelimit::v3::{RateLimitRequest, RateLimitResponse},
     },
-    storage::{AnyStore, ChargeMode, MemoryStore, memory},
+    storage::{AnyStore, ChargeMode, Ladder, MemoryStore, memory},
 };
 
 fn arbitrary_request() -> impl Strategy<Value = RateLimitRequest> {
@@ -285,7 +285,13 @@ fn answer(quota: rules::LimitDef, request: &RateLimitRequest) -> RateLimitRespon
         when_full: memory::WhenFull::Deny,
     };
     let store = AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2)));
-    let limiter = Limiter::new(clock, store, Policy::default(), ChargeMode::Always);
+    let limiter = Limiter::new(
+        clock,
+        store,
+        Ladder::none(),
+        Policy::default(),
+        ChargeMode::Always,
+    );
     limiter.set_rules(RuleSet::compile(vec![domain]).unwrap());
     let settings = ResponseSettings {
         headers: Some(HeaderNames::new("L", "R", "T").unwrap()),
@@ -295,7 +301,7 @@ fn answer(quota: rules::LimitDef, request: &RateLimitRequest) -> RateLimitRespon
     let message = Message::decode(&bytes, &Bounds::default()).unwrap();
     let descriptors = message.descriptors();
     let request = message.request(&descriptors);
-    let answer = block_on(limiter.decide(&request)).unwrap();
+    let answer = block_on(limiter.decide(&request, None)).unwrap();
     let mut out = BytesMut::new();
     encode(&answer, &message, &settings, &mut out);
     RateLimitResponse::decode(out.freeze()).unwrap()

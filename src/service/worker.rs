@@ -55,6 +55,7 @@ pub(crate) fn start(
 }
 
 async fn work(mut accepted: mpsc::Receiver<(Accepted, Seat)>, duty: Duty) {
+    duty.shared.api.limiter.store().take_seat();
     let mut connections = JoinSet::new();
     let mut ending = duty.ending.clone();
     loop {

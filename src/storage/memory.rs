@@ -64,7 +64,7 @@ pub struct MemoryStore {
 }
 
 /// Figures about the store, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     /// Counters held, with those whose end has not been noticed yet.
     pub counters: usize,

@@ -23,8 +23,9 @@ use tokio::{
 };
 
 use super::{
-    batch::{Item, Work},
+    batch::{Item, Sight, Work},
     connect::{Connector, offset},
+    known_over::KnownOver,
     lane::{Condition, Lane, LaneConfig, fail},
     slots::{Node, Topology},
     ticket::Tag,
@@ -49,6 +50,10 @@ pub(super) struct Backend {
     /// Processes that share the store; 0 where unknown.
     replicas: AtomicU32,
     counts: Counts,
+    known_over: Arc<KnownOver>,
+    /// Counts refunds: what was learnt before one may be wrong after it.
+    refunds: AtomicU64,
+    clock: Clock,
     /// Stands before the keys of the backend's own.
     prefix: Box<str>,
 }
@@ -67,6 +72,7 @@ pub(super) struct Counts {
     pub(super) flushes: AtomicU64,
     pub(super) commands: AtomicU64,
     pub(super) charges: AtomicU64,
+    pub(super) lease_hits: AtomicU64,
 }
 
 /// Where else an item has to go.
@@ -99,7 +105,13 @@ thread_local! {
 // === impl Backend ===
 
 impl Backend {
-    pub(super) fn new(connector: Connector, config: LaneConfig, prefix: &str) -> Arc<Self> {
+    pub(super) fn new(
+        connector: Connector,
+        config: LaneConfig,
+        prefix: &str,
+        known_over: Arc<KnownOver>,
+        clock: Clock,
+    ) -> Arc<Self> {
         Arc::new(Self {
             connector,
             config,
@@ -114,6 +126,9 @@ impl Backend {
             offset: AtomicI64::new(0),
             replicas: AtomicU32::new(0),
             counts: Counts::default(),
+            known_over,
+            refunds: AtomicU64::new(0),
+            clock,
             prefix: prefix.into(),
         })
     }
@@ -138,9 +153,63 @@ impl Backend {
 
     /// Sends `item` to the node that has `key`.
     pub(super) fn push(&self, key: &[u8], item: Item<Tag>) {
-        match self.lane(key) {
+        self.push_to(self.lane(key), item);
+    }
+
+    /// Sends `item` along `lane`.
+    pub(super) fn push_to(&self, lane: Option<Arc<Lane>>, item: Item<Tag>) {
+        match lane {
             Some(lane) => lane.push(item),
-            None => fail(item, &self.error("it has not been reached yet")),
+            None => fail(item, &self.error("no node is known to have the key")),
+        }
+    }
+
+    /// A refund is on its way, or has been made.
+    pub(super) fn gives_back(&self) {
+        self.refunds.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Refunds so far.
+    pub(super) fn refunds(&self) -> u64 {
+        self.refunds.load(Ordering::SeqCst)
+    }
+
+    /// Remembers a counter that has nothing left, unless there was a refund
+    /// since the question was sent: then the order is not known.
+    pub(super) fn learn(&self, work: &Work, sight: &Sight, refunds: u64) {
+        match work {
+            Work::Take(key, _, terms) => {
+                let count = sight.first().map_or(0, |seen| seen.after);
+                if count >= terms.limit.into() && self.refunds() == refunds {
+                    let now = self.clock.now().shifted(self.offset());
+                    let lasts = terms.resets.as_nanos().saturating_sub(now.as_nanos());
+                    let lasts = Duration::from_nanos(lasts);
+                    self.known_over.learn(key.hash, count, terms.limit, lasts);
+                }
+            }
+            Work::GiveBack(key, _) => {
+                self.gives_back();
+                self.known_over.forget(key.hash);
+            }
+            Work::Together(together) => {
+                let refunded = together.parts.iter().filter(|part| part.gives_back);
+                for part in refunded {
+                    self.gives_back();
+                    self.known_over.forget(part.key.hash);
+                }
+            }
+        }
+    }
+
+    /// Hits taken in advance and not spent yet.
+    pub(super) fn lease_outstanding(&self) -> u64 {
+        0
+    }
+
+    /// Ends all lanes.
+    pub(super) fn close(&self) {
+        for lane in self.routing.load().lanes.iter().flatten() {
+            lane.close();
         }
     }
 
@@ -148,7 +217,9 @@ impl Backend {
     pub(super) fn is_together(&self, a: &[u8], b: &[u8]) -> bool {
         let routing = self.routing.load();
         let topology = routing.topology.as_ref();
-        topology.is_none_or(|topology| topology.is_single() || super::slots::slot(a) == super::slots::slot(b))
+        topology.is_none_or(|topology| {
+            topology.is_single() || super::slots::slot(a) == super::slots::slot(b)
+        })
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -181,10 +252,12 @@ impl Backend {
             return Some(self.error("it has not been reached yet"));
         }
         let conditions = routing.lanes.iter().flatten().map(|lane| lane.condition());
-        conditions.into_iter().find_map(|condition| match condition {
-            Condition::Stalled(error) | Condition::Down(error) => Some(error),
-            Condition::Connecting | Condition::Up | Condition::Closed => None,
-        })
+        conditions
+            .into_iter()
+            .find_map(|condition| match condition {
+                Condition::Stalled(error) | Condition::Down(error) => Some(error),
+                Condition::Connecting | Condition::Up | Condition::Closed => None,
+            })
     }
 
     pub(super) fn describe(&self, node: &Node) -> String {
@@ -239,11 +312,8 @@ impl Backend {
             } else {
                 let _ = timeout(patience, backend.looked.notified()).await;
             }
-            let key = match &item.work {
-                Work::Take(key, ..) | Work::GiveBack(key, _) => key.bytes.clone(),
-                Work::Together(parts, _) => parts[0].key.bytes.clone(),
-            };
-            backend.push(&key, item);
+            let lane = backend.lane(&item.work.key().bytes);
+            backend.push_to(lane, item);
         });
     }
 
@@ -283,7 +353,7 @@ impl Backend {
         }
     }
 
-    fn error(&self, reason: &str) -> StoreError {
+    pub(super) fn error(&self, reason: &str) -> StoreError {
         StoreError::new(self.connector.describe(), reason)
     }
 }
@@ -292,9 +362,9 @@ impl Backend {
 
 impl Backend {
     /// Looks after the backend for as long as it is polled.
-    pub(super) async fn watch(self: Arc<Self>, clock: Clock, id: u128) {
+    pub(super) async fn watch(self: Arc<Self>, id: u128) {
         loop {
-            let result = match timeout(LOOK, self.look(&clock, id)).await {
+            let result = match timeout(LOOK, self.look(id)).await {
                 Ok(result) => result,
                 Err(_) => Err(self.error("no answer to the watcher")),
             };
@@ -315,38 +385,53 @@ impl Backend {
     }
 
     /// Looks once: topology, clock, processes.
-    pub(super) async fn look(self: &Arc<Self>, clock: &Clock, id: u128) -> Result<(), StoreError> {
+    pub(super) async fn look(self: &Arc<Self>, id: u128) -> Result<(), StoreError> {
         let known = self.routing.load().topology.clone();
         let topology = self.connector.topology(known.as_ref()).await?;
-        let first = topology.nodes().first().cloned();
+        let node = topology
+            .nodes()
+            .get(topology.node_of(self.replicas_key().as_bytes()));
+        let node = node.or_else(|| topology.nodes().first()).cloned();
         if known.as_ref() != Some(&topology) {
             let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
             self.rebuild(&seats, Some(topology));
         }
-        let Some(node) = first else {
+        let Some(node) = node else {
             return Err(self.error("no node has any slot"));
         };
         let mut connection = self.connector.connect(&node).await?;
-        let offset = offset(&mut connection, clock).await?;
+        let offset = offset(&mut connection, &self.clock).await;
+        let offset = offset.map_err(|reason| self.error(&reason))?;
         self.offset.store(offset, Ordering::Relaxed);
         self.has_connected();
-        self.count_replicas(&mut connection, clock, offset, id).await
+        self.count_replicas(&mut connection, offset, id).await
+    }
+
+    fn replicas_key(&self) -> String {
+        format!("{}rk-replicas", self.prefix)
     }
 
     /// Says that this process is there, and counts those that have.
     async fn count_replicas(
         &self,
         connection: &mut MultiplexedConnection,
-        clock: &Clock,
         offset: i64,
         id: u128,
     ) -> Result<(), StoreError> {
-        let now = clock.now().offset(offset).as_secs();
-        let key = format!("{}rk-replicas", self.prefix);
+        let now = self.clock.now().shifted(offset).as_secs();
+        let key = self.replicas_key();
         let mut pipeline = ::redis::Pipeline::with_capacity(4);
-        pipeline.cmd("ZADD").arg(&key).arg(now).arg(format!("{id:032x}"));
+        pipeline
+            .cmd("ZADD")
+            .arg(&key)
+            .arg(now)
+            .arg(format!("{id:032x}"));
         let before = now.saturating_sub(GONE.as_secs());
-        pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(before);
+        pipeline
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&key)
+            .arg("-inf")
+            .arg(before);
         pipeline.cmd("EXPIRE").arg(&key).arg(GONE.as_secs() * 2);
         pipeline.cmd("ZCARD").arg(&key);
         let replies = connection.send_packed_commands(&pipeline, 0, 4).await;

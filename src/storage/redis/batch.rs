@@ -134,6 +134,8 @@ enum Command {
         sum: u64,
         extra: u64,
         terms: Terms,
+        /// It is given its time to live.
+        is_first: bool,
     },
     Expire {
         item: usize,
@@ -156,6 +158,15 @@ pub(super) struct Granted {
     pub(super) extra: u64,
 }
 
+/// What a reply tells beside the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Hits were taken in advance.
+    Granted(Granted),
+    /// A key was made that may have no time to live, though it once had one.
+    Mortal(u128),
+}
+
 /// Whom the flush asks while it is put together.
 pub(super) trait Advice {
     /// This process has not sent the key before, as far as is remembered.
@@ -168,6 +179,23 @@ pub(super) trait Advice {
 const MOST: u64 = i64::MAX as u64;
 /// The most that a script, which counts in floating point, takes at once.
 const MOST_IN_SCRIPT: u64 = 1 << 52;
+
+/// Whether a request is refused by limits of these weights, where they are
+/// over.
+pub(super) fn refuses(limits: impl IntoIterator<Item = (Weight, bool)>) -> bool {
+    let (mut alone, mut others, mut others_over) = (false, false, true);
+    for (weight, over) in limits {
+        match weight {
+            Weight::Never => {}
+            Weight::Alone => alone |= over,
+            Weight::WithOthers => {
+                others = true;
+                others_over &= over;
+            }
+        }
+    }
+    alone || (others && others_over)
+}
 
 // === impl Work ===
 
@@ -235,6 +263,7 @@ impl<T> Flush<T> {
                     sum: hits,
                     extra: 0,
                     terms,
+                    is_first,
                 });
                 if is_first {
                     self.push(asking, |item| Command::Expire { item });
@@ -272,6 +301,7 @@ impl<T> Flush<T> {
                 sum,
                 extra,
                 terms,
+                ..
             } = command
             else {
                 continue;
@@ -328,11 +358,11 @@ impl<T> Flush<T> {
     }
 
     /// Splits `replies`, one for each command, among those who wait; tells
-    /// each, in order of arrival, and of each lease.
+    /// each, in order of arrival, and of what else there is to know.
     pub(super) fn settle(
         self,
         replies: Vec<Value>,
-        mut lease: impl FnMut(Granted),
+        mut news: impl FnMut(News),
         mut tell: impl FnMut(Item<T>, Result<Sight, Refused>),
     ) {
         let mut counts: Vec<Result<i128, Refused>> = Vec::with_capacity(self.commands.len());
@@ -344,6 +374,7 @@ impl<T> Flush<T> {
                 sum,
                 extra,
                 terms,
+                is_first,
             } = command
             else {
                 counts.push(Err(Refused::Nonsense));
@@ -353,14 +384,18 @@ impl<T> Flush<T> {
             if let (Ok(reply), true) = (&count, *extra > 0)
                 && let Ok(reply) = u64::try_from(*reply)
             {
-                lease(Granted {
+                news(News::Granted(Granted {
                     hash: self.key(*item).hash,
                     terms: *terms,
                     reply,
                     extra: *extra,
-                });
+                }));
             }
-            counts.push(count.map(|after| after - i128::from(*sum) - i128::from(*extra)));
+            let before = count.map(|after| after - i128::from(*sum) - i128::from(*extra));
+            if matches!(before, Ok(0)) && !is_first {
+                news(News::Mortal(self.key(*item).hash));
+            }
+            counts.push(before);
         }
         for (item, place) in self.items.into_iter().zip(self.places) {
             let sight = match &item.work {

@@ -140,10 +140,16 @@ fn hits_in_advance_come_last() {
     let (mut granted, mut told) = (vec![], vec![]);
     flush.settle(
         vec![Value::Int(55)],
-        |lease| granted.push((lease.hash, lease.reply, lease.extra)),
+        |news| granted.push(news),
         |item, sight| told.push((item.tag, sight.expect("counted")[0])),
     );
-    assert_eq!(granted, [(7, 55, 40)]);
+    let lease = Granted {
+        hash: 7,
+        terms: LEASED,
+        reply: 55,
+        extra: 40,
+    };
+    assert_eq!(granted, [News::Granted(lease)]);
     let at = |before, after| Seen { before, after };
     assert_eq!(told, [(0, at(10, 12)), (1, at(12, 15))]);
 }
@@ -182,6 +188,20 @@ fn an_error_concerns_only_those_of_its_command() {
     let moved = redis::parse_redis_value(b"-MOVED 7 127.0.0.1:7001\r\n").expect("a reply");
     let told = settle(flush, vec![moved, Value::Int(4)]);
     assert_eq!(told, [(0, None), (1, seen(3, 4)), (2, None)]);
+}
+
+#[test]
+fn a_key_that_begins_anew_gets_its_time_to_live_again() {
+    let mut adviser = Adviser {
+        known: vec![7, 8],
+        extra: 0,
+    };
+    let items = vec![take(0, 7, 2), take(1, 8, 2), take(2, 9, 1)];
+    let flush = Flush::new(items, &mut adviser);
+    let mut told = vec![];
+    let replies = [2, 3, 1, 1].map(Value::Int).to_vec();
+    flush.settle(replies, |news| told.push(news), |_, _| {});
+    assert_eq!(told, [News::Mortal(7)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use hashbrown::HashSet;
 
 /// Keys of one generation.
-const GENERATION: usize = 1 << 18;
+const GENERATION: usize = if cfg!(test) { 1 << 10 } else { 1 << 18 };
 
 #[derive(Debug, Default)]
 pub(super) struct FirstSeen {
@@ -33,6 +33,12 @@ impl FirstSeen {
         }
         self.young.insert(key);
         !self.old.contains(&key)
+    }
+
+    /// The key is to be given a time to live again.
+    pub(super) fn forget(&mut self, key: u128) {
+        self.young.remove(&key);
+        self.old.remove(&key);
     }
 
     /// Nothing that was seen counts any more: the store may have lost it.
@@ -69,12 +75,14 @@ mod tests {
         let mut seen = FirstSeen::default();
         assert!(seen.insert(1));
         assert!(!seen.insert(1));
+        seen.forget(1);
+        assert!(seen.insert(1));
         for key in 2..=GENERATION as u128 + 1 {
             assert!(seen.insert(key));
         }
         assert!(!seen.insert(1), "the older generation still counts");
         for key in 0..3 * GENERATION as u128 {
-            seen.insert(key << 20);
+            seen.insert(key + 10_000_000);
         }
         assert!(seen.young.len() + seen.old.len() <= 2 * GENERATION);
         seen.clear();

@@ -37,13 +37,6 @@ pub struct Keys {
     seed: HashSeed,
 }
 
-/// A key's window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    /// When it ends.
-    pub(super) resets: Timestamp,
-}
-
 // === impl Keys ===
 
 impl Keys {
@@ -64,8 +57,13 @@ impl Keys {
     }
 
     /// Puts the key of the window of `now` into `out`, instead of what is
-    /// there.
-    pub(super) fn write(&self, key: &CounterKey<'_>, now: Timestamp, out: &mut Vec<u8>) -> Window {
+    /// there; says when the window ends.
+    pub(super) fn write(
+        &self,
+        key: &CounterKey<'_>,
+        now: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Timestamp {
         let length = key.window.seconds();
         let start = now.as_secs() / length * length;
         out.clear();
@@ -74,9 +72,7 @@ impl Keys {
             Format::Canonical => write_canonical(key, start, out),
             Format::Reference => write_reference(key, start, out),
         }
-        Window {
-            resets: Timestamp::from_secs(start.saturating_add(length)),
-        }
+        key.window.end(now)
     }
 
     /// 128 bits that stand for `key` within this process.
@@ -193,7 +189,7 @@ mod tests {
             window: Window::of(Unit::Hour),
         };
         let keys = Keys::new(Format::Canonical, "", HashSeed(1, 2));
-        let window = keys.write(&key, AT, &mut vec![]);
-        assert_eq!(window.resets, Timestamp::from_secs(1_795_323_600));
+        let end = keys.write(&key, AT, &mut vec![]);
+        assert_eq!(end, Timestamp::from_secs(1_795_323_600));
     }
 }

@@ -125,12 +125,7 @@ impl KnownOver {
 // === impl UntilReset ===
 
 impl Expiry<u128, Arc<Known>> for UntilReset {
-    fn expire_after_create(
-        &self,
-        _: &u128,
-        known: &Arc<Known>,
-        _: Instant,
-    ) -> Option<Duration> {
+    fn expire_after_create(&self, _: &u128, known: &Arc<Known>, _: Instant) -> Option<Duration> {
         Some(known.lasts)
     }
 }

@@ -12,14 +12,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::Ordering,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
-use ::redis::{aio::MultiplexedConnection, Value};
+use ::redis::{Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
@@ -27,13 +24,14 @@ use tokio::{
 
 use super::{
     backend::Backend,
-    batch::{Flush, Item, Key, Refused, Work},
+    backend::Redirect,
+    batch::{Advice, Flush, Granted, Item, Key, News, Refused, Seen, Terms, Work},
     connect::Connector,
     first_seen::FirstSeen,
     slots::Node,
     ticket::Tag,
 };
-use crate::storage::StoreError;
+use crate::{engine::time::Timestamp, storage::StoreError};
 
 /// How a lane treats its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +45,8 @@ pub(super) struct LaneConfig {
 /// One worker's way to one node.
 #[derive(Debug)]
 pub(super) struct Lane {
+    /// The worker.
+    seat: usize,
     node: Node,
     config: LaneConfig,
     state: Mutex<State>,
@@ -101,8 +101,14 @@ const MOST_OWED: usize = 65_536;
 // === impl Lane ===
 
 impl Lane {
-    pub(super) fn new(node: Node, config: LaneConfig, backend: Weak<Backend>) -> Arc<Self> {
+    pub(super) fn new(
+        seat: usize,
+        node: Node,
+        config: LaneConfig,
+        backend: Weak<Backend>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            seat,
             node,
             config,
             state: Mutex::new(State {
@@ -147,14 +153,20 @@ impl Lane {
     }
 
     /// Adds hits that were admitted without the store, once it is back.
-    pub(super) fn owe(&self, key: Key, hits: u64) {
+    pub(super) fn owe(&self, key: Key, hits: u64, terms: Terms) {
         let mut state = self.lock();
         let has_room = state.owed.len() < MOST_OWED;
         if let Some(owed) = state.owed.get_mut(&key.bytes) {
             owed.hits = owed.hits.saturating_add(hits);
         } else if has_room {
             let until = Instant::now() + Duration::from_secs(key.ttl);
-            state.owed.insert(key.bytes.clone(), Owed { key, hits, until });
+            let owed = Owed {
+                key,
+                hits,
+                terms,
+                until,
+            };
+            state.owed.insert(owed.key.bytes.clone(), owed);
         }
     }
 
@@ -171,6 +183,8 @@ impl Lane {
             let Some(mut connection) = self.connect(&connector).await else {
                 return;
             };
+            // It may have come back empty.
+            first_seen.clear();
             self.enter(Condition::Up);
             if let Some(backend) = self.backend.upgrade() {
                 backend.has_connected();
@@ -237,7 +251,9 @@ impl Lane {
             };
             let now = Instant::now();
             let wanted = |item: &Item<Tag>| {
-                item.tag.as_ref().is_none_or(|(ticket, _)| ticket.is_wanted(now))
+                item.tag
+                    .as_ref()
+                    .is_none_or(|(ticket, _)| ticket.is_wanted(now))
             };
             let (items, unwanted): (Vec<_>, Vec<_>) = items.into_iter().partition(wanted);
             if !unwanted.is_empty() {
@@ -259,11 +275,14 @@ impl Lane {
     ) -> Result<(), StoreError> {
         let oldest = items.iter().filter_map(arrived).min();
         let late = oldest.unwrap_or_else(Instant::now) + self.config.deadline;
-        let mut advice = Advice {
-            first_seen,
-            backend: self.backend.upgrade(),
-        };
-        let flush = Flush::new(items, &mut advice);
+        let refunds = self.backend.upgrade().map(|backend| backend.refunds());
+        let flush = Flush::new(
+            items,
+            &mut Adviser {
+                lane: self,
+                first_seen,
+            },
+        );
         self.count(&flush);
         let mut probe = connection.clone();
         let pipeline = flush.pipeline();
@@ -285,28 +304,39 @@ impl Lane {
             }
         };
         match replies {
-            Ok(replies) => self.settle(flush, replies),
+            Ok(replies) => self.settle(flush, replies, refunds, first_seen),
             Err(error) => {
                 let error = self.error(&error.to_string());
-                flush.into_items().into_iter().for_each(|item| fail(item, &error));
+                flush
+                    .into_items()
+                    .into_iter()
+                    .for_each(|item| fail(item, &error));
                 Err(error)
             }
         }
     }
 
     /// Tells everybody; an error where the node should not be asked again.
-    fn settle(&self, flush: Flush<Tag>, replies: Vec<Value>) -> Result<(), StoreError> {
+    fn settle(
+        &self,
+        flush: Flush<Tag>,
+        replies: Vec<Value>,
+        refunds: Option<u64>,
+        first_seen: &mut FirstSeen,
+    ) -> Result<(), StoreError> {
         let backend = self.backend.upgrade();
         let mut broken = None;
         flush.settle(
             replies,
-            |granted| {
-                if let Some(backend) = &backend {
-                    backend.granted(granted);
-                }
+            |news| match news {
+                News::Granted(granted) => self.grant(granted),
+                News::Mortal(key) => first_seen.forget(key),
             },
             |item, sight| match sight {
                 Ok(sight) => {
+                    if let (Some(backend), Some(refunds)) = (&backend, refunds) {
+                        backend.learn(&item.work, &sight, refunds);
+                    }
                     if let Some((ticket, place)) = item.tag {
                         ticket.tell(place, Ok(sight));
                     }
@@ -317,7 +347,9 @@ impl Lane {
                         broken = Some(error.clone());
                     }
                     match (redirect(&refused), &backend) {
-                        (Some(redirect), Some(backend)) => backend.redirect(item, redirect, error),
+                        (Some(redirect), Some(backend)) => {
+                            backend.redirect(self.seat, item, redirect, error)
+                        }
                         _ => fail(item, &error),
                     }
                 }
@@ -327,10 +359,7 @@ impl Lane {
     }
 
     /// An idle connection may be dead without anybody noticing.
-    async fn ask_for_life(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<(), StoreError> {
+    async fn ask_for_life(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
         match timeout(self.config.deadline, ping(connection)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(self.error(&reason)),
@@ -437,12 +466,26 @@ impl Lane {
         }
     }
 
+    /// A take from hits that were taken in advance, if they suffice.
+    pub(super) fn spend(&self, key: u128, hits: u64, terms: Terms, now: Timestamp) -> Option<Seen> {
+        let _ = (key, hits, terms, now);
+        None
+    }
+
+    fn grant(&self, granted: Granted) {
+        let _ = granted;
+    }
+
     fn count(&self, flush: &Flush<Tag>) {
         if let Some(backend) = self.backend.upgrade() {
             let counts = backend.counts();
             counts.flushes.fetch_add(1, Ordering::Relaxed);
-            counts.commands.fetch_add(flush.len() as u64, Ordering::Relaxed);
-            counts.charges.fetch_add(flush.items().len() as u64, Ordering::Relaxed);
+            counts
+                .commands
+                .fetch_add(flush.len() as u64, Ordering::Relaxed);
+            counts
+                .charges
+                .fetch_add(flush.items().len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -455,5 +498,71 @@ impl Lane {
     /// Nothing under the lock can panic half-way.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a flush has to know of its lane.
+struct Adviser<'a> {
+    lane: &'a Lane,
+    first_seen: &'a mut FirstSeen,
+}
+
+impl Advice for Adviser<'_> {
+    fn is_first(&mut self, key: &Key) -> bool {
+        self.first_seen.insert(key.hash)
+    }
+
+    fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64 {
+        let _ = (self.lane, key, terms, waiting);
+        0
+    }
+}
+
+fn arrived(item: &Item<Tag>) -> Option<Instant> {
+    item.tag.as_ref().map(|(ticket, _)| ticket.arrived())
+}
+
+/// Tells whoever waits for it.
+pub(super) fn fail(item: Item<Tag>, error: &StoreError) {
+    if let Some((ticket, place)) = item.tag {
+        ticket.tell(place, Err(error.clone()));
+    }
+}
+
+async fn ping(connection: &mut MultiplexedConnection) -> Result<(), String> {
+    let reply = connection.send_packed_command(&::redis::cmd("PING")).await;
+    match reply {
+        Ok(Value::ServerError(error)) => Err(error.to_string()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The node as a whole cannot do what it is there for: it is worth to look
+/// for another one.
+fn is_of_the_node(refused: &Refused) -> bool {
+    let Refused::Server(error) = refused else {
+        return true;
+    };
+    matches!(
+        error.code(),
+        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOREPLICAS"
+    )
+}
+
+/// Where a node says that the key is.
+fn redirect(refused: &Refused) -> Option<Redirect> {
+    let Refused::Server(error) = refused else {
+        return None;
+    };
+    let node = || {
+        let (host, port) = error.details()?.rsplit_once(' ')?.1.rsplit_once(':')?;
+        Some(Node::At(host.to_owned(), port.parse().ok()?))
+    };
+    match error.code() {
+        "MOVED" => node().map(Redirect::Moved),
+        "ASK" => node().map(Redirect::Ask),
+        "TRYAGAIN" => Some(Redirect::TryAgain),
+        _ => None,
     }
 }

@@ -16,7 +16,6 @@ mod first_seen;
 pub mod key;
 mod known_over;
 mod lane;
-pub mod lease;
 mod scripts;
 pub mod slots;
 mod ticket;
@@ -100,7 +99,6 @@ struct Shared {
     main: Arc<Backend>,
     per_second: Option<Arc<Backend>>,
     known_over: Arc<KnownOver>,
-    clock: Clock,
 }
 
 /// Figures about the store, for metrics.
@@ -162,8 +160,7 @@ impl RedisStore {
         };
         let known_over = Arc::new(KnownOver::new(config.known_over));
         let backend = |address: &Address| -> Result<Arc<Backend>, StoreError> {
-            let connector =
-                Connector::new(address.clone(), config.tls.clone(), config.connect_timeout)?;
+            let connector = Connector::new(address.clone(), &config.tls, config.connect_timeout)?;
             Ok(Backend::new(
                 connector,
                 lanes,
@@ -179,7 +176,6 @@ impl RedisStore {
                 main: backend(&config.address)?,
                 per_second: config.per_second.as_ref().map(backend).transpose()?,
                 known_over: Arc::clone(&known_over),
-                clock: clock.clone(),
             }),
             id,
         })
@@ -232,13 +228,19 @@ impl RedisStore {
     /// The store has been reached since the process began.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.backends().all(Backend::is_ready)
+        self.shared.backends().all(|backend| backend.is_ready())
     }
 
     /// What is wrong with the store now, if anything.
     #[must_use]
     pub fn trouble(&self) -> Option<StoreError> {
-        self.shared.backends().find_map(Backend::trouble)
+        self.shared.backends().find_map(|backend| backend.trouble())
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.shared.main.describe(&slots::Node::Primary)
     }
 
     /// Processes that share the store, this one too; 0 where unknown.
@@ -347,12 +349,12 @@ impl Shared {
 
     fn decide_here(&self, charge: &Charge<'_>, now: Timestamp) -> Here {
         SCRATCH.with_borrow_mut(|scratch| {
-            let window = self.keys.write(&charge.key, now, scratch);
+            let resets = self.keys.write(&charge.key, now, scratch);
             let hash = self.keys.hash(scratch);
             let terms = Terms {
                 limit: charge.limit.requests,
-                resets: window.resets,
-                leased: charge.leased,
+                resets,
+                leased: leased(charge),
             };
             let seen = match charge.hits {
                 Hits::Take(hits) => self.refuse_or_spend(charge, scratch, hash, hits, terms, now),
@@ -363,7 +365,10 @@ impl Shared {
             };
             match seen {
                 Some(seen) => Here::Decided(seen.until(terms.resets)),
-                None => Here::Ask(self.key(scratch, hash, charge.limit.window, now, terms), terms),
+                None => Here::Ask(
+                    self.key(scratch, hash, charge.limit.window, now, terms),
+                    terms,
+                ),
             }
         })
     }
@@ -407,12 +412,12 @@ impl Shared {
 
     fn key_and_terms(&self, charge: &Charge<'_>, now: Timestamp) -> (Key, Terms) {
         SCRATCH.with_borrow_mut(|scratch| {
-            let window = self.keys.write(&charge.key, now, scratch);
+            let resets = self.keys.write(&charge.key, now, scratch);
             let hash = self.keys.hash(scratch);
             let terms = Terms {
                 limit: charge.limit.requests,
-                resets: window.resets,
-                leased: charge.leased,
+                resets,
+                leased: leased(charge),
             };
             let key = self.key(scratch, hash, charge.limit.window, now, terms);
             (key, terms)
@@ -478,6 +483,10 @@ impl Shared {
         }
         finish(seen, failure)
     }
+}
+
+fn leased(_: &Charge<'_>) -> bool {
+    false
 }
 
 /// All observations, or the failure and those there are.

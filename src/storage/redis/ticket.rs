@@ -83,7 +83,11 @@ impl Ticket {
         };
         *free = Some(answer);
         *missing -= 1;
-        let waker = if *missing == 0 { state.waker.take() } else { None };
+        let waker = if *missing == 0 {
+            state.waker.take()
+        } else {
+            None
+        };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     Shared, batch,
-    batch::{Item, Key, Mode, Part, Seen, Sight, Terms, Together, Weight, Work},
+    batch::{Item, Mode, Part, Seen, Sight, Terms, Together, Weight, Work},
     finish,
     known_over::Verdict,
     ticket::{Answers, Ticket},
@@ -52,7 +52,10 @@ pub(super) async fn charge(
         ChargeMode::OthersStandStill => Mode::OthersStandStill,
         ChargeMode::AllOrNothing | ChargeMode::Always => Mode::AllOrNothing,
     };
-    let wishes: Wishes = charges.iter().map(|charge| wish(shared, charge, now)).collect();
+    let wishes: Wishes = charges
+        .iter()
+        .map(|charge| wish(shared, charge, now))
+        .collect();
     let mut seen: PerDescriptor<Option<Observation>> = SmallVec::from_elem(None, wishes.len());
     let refused = refuse_known(shared, &wishes, mode, &mut seen);
     let asked: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&i| seen[i].is_none()).collect();
@@ -60,7 +63,11 @@ pub(super) async fn charge(
         return finish(seen, None);
     }
     for &index in &asked {
-        let Wish { part, terms, window } = &wishes[index];
+        let Wish {
+            part,
+            terms,
+            window,
+        } = &wishes[index];
         shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
     }
     let parts: Wishes = asked.iter().map(|&index| wishes[index].clone()).collect();
@@ -98,7 +105,11 @@ fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
             gives_back,
             hits,
             limit: charge.limit.requests,
-            weight: charge.weight,
+            weight: if charge.shadow {
+                Weight::Never
+            } else {
+                Weight::Alone
+            },
         },
         terms,
         window: charge.limit.window,
@@ -115,7 +126,13 @@ fn refuse_known(
     seen: &mut [Option<Observation>],
 ) -> bool {
     let known = |wish: &Wish, counts| {
-        let Part { key, gives_back, hits, limit, .. } = &wish.part;
+        let Part {
+            key,
+            gives_back,
+            hits,
+            limit,
+            ..
+        } = &wish.part;
         match shared.known_over.ask(key.hash, *hits, *limit, counts) {
             Verdict::Over(seen) if !gives_back => Some(seen),
             _ => None,
@@ -155,9 +172,16 @@ async fn in_one_step(
     if parts.iter().any(|part| part.gives_back) {
         shared.backend(window).gives_back();
     }
-    let work = Work::Together(Together { parts, mode, refused });
+    let work = Work::Together(Together {
+        parts,
+        mode,
+        refused,
+    });
     let mut answers = ask(shared, [(window, work)], until).await;
-    answers.pop().flatten().unwrap_or_else(|| Err(StoreError::new("redis", "no answer")))
+    answers
+        .pop()
+        .flatten()
+        .unwrap_or_else(|| Err(StoreError::new("redis", "no answer")))
 }
 
 async fn in_two_steps(
@@ -168,15 +192,26 @@ async fn in_two_steps(
     now: Timestamp,
 ) -> Result<Sight, StoreError> {
     let reserves = |wish: &Wish| {
-        mode == Mode::AllOrNothing && !refused && !wish.part.gives_back && wish.part.weight != Weight::Never
+        mode == Mode::AllOrNothing
+            && !refused
+            && !wish.part.gives_back
+            && wish.part.weight != Weight::Never
     };
     let first = wishes.iter().map(|wish| {
-        let work = if reserves(wish) { reserve(&wish.part) } else { look(wish) };
+        let work = if reserves(wish) {
+            reserve(&wish.part)
+        } else {
+            look(wish)
+        };
         (wish.window, work)
     });
     let first = counted(ask(shared, first, None).await);
     let over = |wish: &Wish, seen: &Seen| {
-        let after = if reserves(wish) { seen.after } else { wish.hypothetical(seen).after };
+        let after = if reserves(wish) {
+            seen.after
+        } else {
+            wish.hypothetical(seen).after
+        };
         !wish.part.gives_back && after > wish.part.limit.into()
     };
     let is_over: SmallVec<[bool; 4]> = wishes
@@ -206,7 +241,9 @@ async fn in_two_steps(
         Mode::OthersStandStill => !refused || is_over[index],
     };
     let second: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&index| counts(index)).collect();
-    let works = second.iter().map(|&index| (wishes[index].window, count(&wishes[index])));
+    let works = second
+        .iter()
+        .map(|&index| (wishes[index].window, count(&wishes[index])));
     let second_seen = counted(ask(shared, works, None).await);
     let mut sights: Sight = wishes
         .iter()
@@ -214,7 +251,10 @@ async fn in_two_steps(
         .zip(&is_over)
         .map(|((wish, seen), &is_over)| match (is_over, refused) {
             (true, _) => wish.hypothetical(seen),
-            (false, true) => Seen { before: seen.before, after: seen.before },
+            (false, true) => Seen {
+                before: seen.before,
+                after: seen.before,
+            },
             (false, false) => *seen,
         })
         .collect();
@@ -251,7 +291,13 @@ fn counted(answers: Answers) -> SmallVec<[Result<Seen, StoreError>; 4]> {
     let none = || StoreError::new("redis", "no answer");
     answers
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(|| Err(none()))?.first().copied().ok_or_else(none))
+        .map(|answer| {
+            answer
+                .unwrap_or_else(|| Err(none()))?
+                .first()
+                .copied()
+                .ok_or_else(none)
+        })
         .collect()
 }
 
@@ -284,7 +330,11 @@ fn count(wish: &Wish) -> Work {
 /// Off the reply path: nobody waits for it.
 fn give_back(shared: &Shared, wish: &Wish, now: Timestamp) {
     let backend = shared.backend(wish.window);
-    let Wish { part, terms, window } = wish;
+    let Wish {
+        part,
+        terms,
+        window,
+    } = wish;
     shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
     backend.gives_back();
     let item = Item {

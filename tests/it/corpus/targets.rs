@@ -41,7 +41,7 @@ use ratekeeper::{
         wire::{BadRequest, Bounds, Message, ResponseSettings},
     },
     storage::{
-        AnyStore, ChargeMode, MemoryStore,
+        AnyStore, ChargeMode, Ladder, MemoryStore,
         memory::{Config, WhenFull},
     },
 };
@@ -285,6 +285,7 @@ fn api(bounds: &Bounds) -> (Api, ManualClock) {
     let limiter = Limiter::new(
         Clock::Manual(clock.clone()),
         AnyStore::Memory(store),
+        Ladder::none(),
         Policy::default(),
         ChargeMode::Always,
     );
@@ -314,7 +315,8 @@ pub fn json(bytes: &[u8]) {
     let read: Value = serde_json::from_slice(bytes).expect("what was answered is JSON");
     let encoded = plain_request(&read).encode_to_vec();
     let (by_grpc, _) = api(&bounds);
-    let framed = at_once(by_grpc.should_rate_limit(&encoded)).expect("an answer over gRPC, too");
+    let framed =
+        at_once(by_grpc.should_rate_limit(&encoded, None)).expect("an answer over gRPC, too");
     is_answer(
         &framed,
         &Message::decode(&encoded, &bounds).expect("a message"),

@@ -5,7 +5,7 @@ use ratekeeper::{
     engine::{key::HashSeed, time::Timestamp},
     limiter::Limiter,
     storage::{
-        AnyStore, ChargeMode, MemoryStore,
+        AnyStore, ChargeMode, Ladder, MemoryStore,
         memory::{Config, WhenFull},
     },
 };
@@ -54,6 +54,7 @@ pub(super) fn limiter(case: &Case, clock: &ManualClock) -> Result<Limiter, Strin
     let limiter = Limiter::new(
         Clock::Manual(clock.clone()),
         AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2))),
+        Ladder::none(),
         policy(&case.settings),
         mode,
     );
@@ -74,7 +75,7 @@ impl Boundary for Store {
     fn ask(&mut self, now: Timestamp, asked: &Asked) -> Lines {
         self.clock.set(now);
         let answer =
-            asked.with_request(|request| self.runtime.block_on(self.limiter.decide(request)));
+            asked.with_request(|request| self.runtime.block_on(self.limiter.decide(request, None)));
         match answer {
             Ok(answer) => decision_lines(answer.rules(), &answer.decision, &self.shown),
             Err(error) => Lines::from([("error".to_owned(), error.to_string())]),

@@ -3,6 +3,8 @@
 //! A flag's variable has the reference's name where the reference has one. A
 //! flag wins over its variable.
 
+mod store;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -11,9 +13,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{
-    ArgAction, Args, ValueEnum,
+    ArgAction, Args,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
+
+pub use store::Choice;
 
 use crate::{
     app,
@@ -23,7 +27,7 @@ use crate::{
         limits::Limits,
         wire::{Bounds, ResponseSettings},
     },
-    storage::{ChargeMode, memory},
+    storage::{ChargeMode, OnStoreFailure, memory},
     telemetry::logging,
 };
 
@@ -53,7 +57,7 @@ pub struct Serve {
     #[command(flatten)]
     decide: Decide,
     #[command(flatten)]
-    store: Store,
+    store: store::Store,
     #[command(flatten)]
     bounds: BoundFlags,
     #[command(flatten)]
@@ -179,48 +183,6 @@ struct Decide {
         default_value = "RateLimit-Reset"
     )]
     reset_header: String,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Store")]
-struct Store {
-    /// Where counters live
-    #[arg(long, env = "RATEKEEPER_STORE", value_name = "STORE")]
-    store: Option<String>,
-    /// The reference's name for the same: `memory` here
-    #[arg(long, env = "BACKEND_TYPE", value_name = "TYPE", hide = true)]
-    backend_type: Option<String>,
-    /// Put before every key of a shared store; counters in memory are not shared
-    #[arg(
-        long,
-        env = "CACHE_KEY_PREFIX",
-        value_name = "TEXT",
-        default_value = ""
-    )]
-    cache_key_prefix: String,
-    /// Most counters held in memory
-    #[arg(long, env = "RATEKEEPER_MAX_COUNTERS", value_name = "N", default_value_t = 10_000_000,
-          value_parser = at_least_one)]
-    max_counters: usize,
-    /// What to do with a new counter beyond that
-    #[arg(
-        long,
-        env = "RATEKEEPER_WHEN_FULL",
-        value_name = "POLICY",
-        default_value = "deny"
-    )]
-    when_full: Full,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Full {
-    /// Refuse its hits; nobody's limit is forgotten
-    Deny,
-    /// Let its hits pass uncounted; nobody's limit is forgotten
-    Allow,
-    /// Forget counters whose windows end soonest
-    EvictExpiringSoonest,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -356,35 +318,25 @@ impl Serve {
             .unwrap_or_else(|| SocketAddr::new(listen.http_host, listen.http_port))
     }
 
-    /// Settings of the memory store.
+    /// Where counters shall live.
     ///
     /// # Errors
-    /// Another store is asked for.
-    pub fn memory_store(&self) -> anyhow::Result<memory::Config> {
-        let asked = self
-            .store
-            .store
-            .as_ref()
-            .or(self.store.backend_type.as_ref());
-        let asked = asked.map(|name| name.to_ascii_lowercase());
-        match asked.as_deref() {
-            Some("memory") => {}
-            None if !self.compat => {}
-            None | Some("redis") => bail!(
-                "counting in Redis is not there yet: count in memory with --store memory or BACKEND_TYPE=memory"
-            ),
-            Some(other) => bail!(
-                "there is no store {other:?}: count in memory with --store memory or BACKEND_TYPE=memory"
-            ),
-        }
-        Ok(memory::Config {
-            max_counters: self.store.max_counters,
-            when_full: match self.store.when_full {
-                Full::Deny => memory::WhenFull::Deny,
-                Full::Allow => memory::WhenFull::Allow,
-                Full::EvictExpiringSoonest => memory::WhenFull::EvictExpiringSoonest,
-            },
-        })
+    /// What is said names no store.
+    pub fn store(&self) -> anyhow::Result<Choice> {
+        self.store.choice(self.compat)
+    }
+
+    /// Settings of counters in memory.
+    #[must_use]
+    pub fn memory_store(&self) -> memory::Config {
+        self.store.memory()
+    }
+
+    /// What to do when the store does not answer, and how many processes
+    /// share it, where that is said.
+    #[must_use]
+    pub fn ladder(&self) -> (OnStoreFailure, Option<u32>) {
+        (self.store.on_store_failure(), self.store.replicas())
     }
 
     /// What bears on answers.
@@ -419,6 +371,7 @@ impl Serve {
             bounds: self.bounds.bounds(),
             response: self.decide.response()?,
             compat: self.compat,
+            unknown_code: self.store.unknown_code(),
             drain_delay: self.process.drain_delay,
             drain_timeout: self.process.drain_timeout,
         })
