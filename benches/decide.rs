@@ -18,7 +18,7 @@ use ratekeeper::engine::{
     limit::{Limit, Quota, Unit, Window},
     metadata,
     plan::{PerDescriptor, Plan},
-    rules::{DomainDef, LimitDef, RuleDef, RuleSet, Source},
+    rules::{DomainDef, DomainPolicy, LimitDef, RuleDef, RuleSet, Source},
     time::Timestamp,
 };
 
@@ -128,6 +128,7 @@ fn limited(key: &str, value: &str) -> RuleDef {
         window: Window::of(Unit::Minute),
     };
     let limit = LimitDef {
+        leased: false,
         quota: Quota::Limited(limit),
         name: String::new(),
         replaces: vec![],
@@ -222,7 +223,7 @@ fn decide(rules: &RuleSet, entries: &[Entry<'_>], now: Timestamp, scratch: &mut 
         domain: DOMAIN.as_bytes(),
         descriptors: &descriptors,
     };
-    let plan = Plan::new(rules, &request, scratch);
+    let plan = Plan::new(rules, &request, false, scratch);
     let seen: PerDescriptor<Observation> = plan
         .charges
         .iter()
@@ -239,6 +240,7 @@ fn all(criterion: &mut Criterion) {
         for count in SIZES {
             let domain = DomainDef {
                 name: DOMAIN.to_owned(),
+                policy: DomainPolicy::default(),
                 rules: shape.rules(count),
             };
             let rules = RuleSet::compile(vec![domain]).expect("few enough");

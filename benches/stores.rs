@@ -11,7 +11,7 @@ use ratekeeper::{
         descriptor::{Entry, Hits},
         key::{CounterKey, HashSeed},
         limit::{Limit, Unit, Window},
-        plan::Charge,
+        plan::{Charge, Refuses},
         time::Timestamp,
     },
     storage::{ChargeMode, MemoryStore, memory},
@@ -102,7 +102,8 @@ fn charge(store: &MemoryStore, number: u32) {
             window,
         },
         hits: Hits::Take(1),
-        shadow: false,
+        refuses: Refuses::Alone,
+        leased: false,
     };
     black_box(store.charge(&[charge], ChargeMode::Always, NOW));
 }

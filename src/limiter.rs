@@ -12,7 +12,7 @@ use crate::{
         decision::{Decision, Policy},
         descriptor::Request,
         plan::Plan,
-        rules::RuleSet,
+        rules::{ChargePolicy, RuleSet},
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
 };
@@ -137,8 +137,13 @@ impl Limiter {
             return Err(LimitError::NoRules);
         };
         let now = self.store.now(self.clock.now());
-        let plan = SCRATCH.with_borrow_mut(|scratch| Plan::new(rules, request, scratch));
-        let charged = self.store.charge(&plan.charges, self.mode, now, until);
+        let plan = SCRATCH
+            .with_borrow_mut(|scratch| Plan::new(rules, request, self.policy.quota_mode, scratch));
+        let mode = match plan.policy.charge {
+            Some(ChargePolicy::AllOrNothing) => ChargeMode::AllOrNothing,
+            Some(ChargePolicy::Always) | None => self.mode,
+        };
+        let charged = self.store.charge(&plan.charges, mode, now, until);
         let seen = match charged.await {
             Ok(seen) => seen,
             Err(_) if until.is_some_and(|until| Instant::now() >= until) => {
@@ -146,7 +151,14 @@ impl Limiter {
             }
             Err(unanswered) => self
                 .ladder
-                .decide(None, &self.store, &plan.charges, unanswered, self.mode, now)
+                .decide(
+                    plan.policy.on_store_failure,
+                    &self.store,
+                    &plan.charges,
+                    unanswered,
+                    mode,
+                    now,
+                )
                 .map_err(LimitError::Store)?,
         };
         let decision = Decision::new(rules, &plan, &seen, &self.policy, now);

@@ -114,7 +114,7 @@ impl<'a> Explanation<'a> {
             domain: self.domain.as_bytes(),
             descriptors: &descriptors,
         };
-        let plan = Plan::new(self.rules, &request, &mut Vec::new());
+        let plan = Plan::new(self.rules, &request, false, &mut Vec::new());
         let mut charges = plan.charges.iter();
         for (entries, planned) in entries.iter().zip(&plan.planned) {
             let found = self.walk(entries);

@@ -7,12 +7,15 @@ use std::{
 
 use crate::engine::{
     limit::{Limit, Quota, Unit, Window},
-    rules::{DomainDef, LimitDef, RuleDef, RuleSet, Source, composite_key},
+    rules::{
+        ChargePolicy, DomainDef, DomainPolicy, LimitDef, OnStoreFailure, RuleDef, RuleSet, Source,
+        composite_key,
+    },
 };
 
 use super::{
     problem::{LOADING, Problems, Report, Stage, clip},
-    schema::{self, Descriptor, Domain, Field, RateLimit},
+    schema::{self, Accuracy, Choice, Descriptor, Domain, Field, RateLimit},
     yaml::{self, Mark},
 };
 
@@ -90,6 +93,9 @@ struct Known {
     index: usize,
     source: Source,
     roots: Siblings,
+    /// What files have said for all of it, and where.
+    charge: Option<(ChargePolicy, Source)>,
+    on_store_failure: Option<(OnStoreFailure, Source)>,
 }
 
 /// The composite keys of one list, and where each stands.
@@ -150,12 +156,15 @@ impl Loader<'_> {
             hash_map::Entry::Vacant(entry) => {
                 self.domains.push(DomainDef {
                     name,
+                    policy: DomainPolicy::default(),
                     rules: vec![],
                 });
                 entry.insert(Known {
                     index: next,
                     source,
                     roots: Siblings::new(),
+                    charge: None,
+                    on_store_failure: None,
                 })
             }
             hash_map::Entry::Occupied(entry) => {
@@ -169,7 +178,18 @@ impl Loader<'_> {
             }
         };
         let rules = validator.rules(domain.descriptors, &mut known.roots);
-        self.domains[known.index].rules.extend(rules);
+        validator.agree("charge", domain.charge, &mut known.charge);
+        validator.agree(
+            "on_store_failure",
+            domain.on_store_failure,
+            &mut known.on_store_failure,
+        );
+        let definition = &mut self.domains[known.index];
+        definition.rules.extend(rules);
+        definition.policy = DomainPolicy {
+            charge: known.charge.as_ref().map(|(charge, _)| *charge),
+            on_store_failure: known.on_store_failure.as_ref().map(|(what, _)| *what),
+        };
     }
 }
 
@@ -256,8 +276,13 @@ impl Validator<'_, '_> {
             }
             self.check_name(replaced, at);
         }
+        if let (Quota::Unlimited, Choice::Given(_, at)) = (quota, limit.accuracy) {
+            let message = "should not specify accuracy when unlimited";
+            self.problem(at, message, None);
+        }
         LimitDef {
             quota,
+            leased: limit.accuracy.get() == Some(Accuracy::Leased),
             name: limit.name.into_string(),
             replaces: limit
                 .replaces
@@ -301,6 +326,28 @@ impl Validator<'_, '_> {
             );
             let hint = "Envoy puts the name into response headers as it is".to_owned();
             self.problem(name.at_or(around), message, Some(hint));
+        }
+    }
+
+    /// Files of a domain may all say something for all of it, if they say
+    /// the same.
+    fn agree<T: Copy + PartialEq>(
+        &mut self,
+        what: &str,
+        said: Choice<T>,
+        known: &mut Option<(T, Source)>,
+    ) {
+        let Choice::Given(value, at) = said else {
+            return;
+        };
+        match known {
+            Some((other, first)) if *other != value => {
+                let message = format!("{what} differs between files of a domain");
+                let hint = first_at(first);
+                self.problem(at, message, Some(hint));
+            }
+            Some(_) => {}
+            None => *known = Some((value, source(self.report, at))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     metadata::Converter,
     problem::{LOADING, Report, Stage, clip},
     scalar::{Meaning, meaning},
-    schema::{Field, is_nothing},
+    schema::{Choice, Field, is_nothing},
     yaml::{Mark, Node, Scalar, Value},
 };
 
@@ -24,7 +24,7 @@ pub(super) enum Place {
 }
 
 /// Every key and its places.
-const KEYS: [(&str, &[Place]); 16] = [
+const KEYS: [(&str, &[Place]); 19] = [
     ("domain", &[Place::Domain]),
     ("key", &[Place::Descriptor]),
     ("value", &[Place::Descriptor]),
@@ -33,6 +33,9 @@ const KEYS: [(&str, &[Place]); 16] = [
     ("unit", &[Place::RateLimit]),
     ("requests_per_unit", &[Place::RateLimit]),
     ("unlimited", &[Place::RateLimit]),
+    ("accuracy", &[Place::RateLimit]),
+    ("charge", &[Place::Domain]),
+    ("on_store_failure", &[Place::Domain]),
     ("shadow_mode", &[Place::Descriptor]),
     ("quota_mode", &[Place::Descriptor]),
     ("name", &[Place::RateLimit, Place::Replace]),
@@ -198,6 +201,26 @@ impl<'p> Reader<'_, 'p> {
                 false
             }
         }
+    }
+
+    /// One of `words`.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        node: Option<&Node<'_>>,
+        what: &str,
+        words: &[(&str, T)],
+    ) -> Choice<T> {
+        let Field::Given(text, at) = self.text(node, what) else {
+            return Choice::Absent;
+        };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Choice::Given(*value, at);
+        }
+        let message = format!("invalid {what} '{}'", clip(&text));
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let hint = format!("it is one of {}", words.join(", "));
+        self.problem(Stage::Rules, at, message, Some(hint));
+        Choice::Absent
     }
 
     pub(super) fn number(&mut self, node: Option<&Node<'_>>, what: &str) -> u32 {

@@ -4,7 +4,10 @@
 //! [`super::reader`]; what concerns several (an empty key, a limit's parts,
 //! equal keys) afterwards, by [`super::compile()`].
 
-use crate::engine::metadata;
+use crate::engine::{
+    metadata,
+    rules::{ChargePolicy, OnStoreFailure},
+};
 
 use super::{
     problem::{Report, Stage, clip},
@@ -21,6 +24,8 @@ const MAX_LEVELS: usize = 100;
 pub(super) struct Domain {
     pub(super) at: Mark,
     pub(super) name: Field<String>,
+    pub(super) charge: Choice<ChargePolicy>,
+    pub(super) on_store_failure: Choice<OnStoreFailure>,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -47,10 +52,42 @@ pub(super) struct RateLimit {
     pub(super) unit: Field<String>,
     pub(super) requests_per_unit: u32,
     pub(super) unlimited: bool,
+    pub(super) accuracy: Choice<Accuracy>,
     pub(super) name: Field<String>,
     /// The `name` of each, and where it stands.
     pub(super) replaces: Vec<(Mark, Field<String>)>,
 }
+
+/// How exact a limit is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accuracy {
+    /// Every decision is counted before it is answered.
+    Exact,
+    /// Hits may be taken in advance: refuses early, never late.
+    Leased,
+}
+
+/// One of some words, where a file says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Choice<T> {
+    /// Nothing, null, or something wrong that has been reported.
+    #[default]
+    Absent,
+    /// This.
+    Given(T, Mark),
+}
+
+const CHARGE: [(&str, ChargePolicy); 2] = [
+    ("always", ChargePolicy::Always),
+    ("all_or_nothing", ChargePolicy::AllOrNothing),
+];
+const ON_STORE_FAILURE: [(&str, OnStoreFailure); 4] = [
+    ("error", OnStoreFailure::Error),
+    ("allow", OnStoreFailure::Allow),
+    ("deny", OnStoreFailure::Deny),
+    ("local", OnStoreFailure::Local),
+];
+const ACCURACY: [(&str, Accuracy); 2] = [("exact", Accuracy::Exact), ("leased", Accuracy::Leased)];
 
 /// What a file says about a field.
 #[derive(Debug, Default)]
@@ -81,6 +118,8 @@ pub(super) fn nothing() -> Domain {
     Domain {
         at: Mark::START,
         name: Field::Absent,
+        charge: Choice::Absent,
+        on_store_failure: Choice::Absent,
         descriptors: vec![],
     }
 }
@@ -104,6 +143,12 @@ impl Reader<'_, '_> {
         Some(Domain {
             at: fields.at,
             name,
+            charge: self.choice(fields.get("charge"), "charge", &CHARGE),
+            on_store_failure: self.choice(
+                fields.get("on_store_failure"),
+                "on_store_failure",
+                &ON_STORE_FAILURE,
+            ),
             descriptors: self.descriptors(fields.get("descriptors")),
         })
     }
@@ -162,6 +207,7 @@ impl Reader<'_, '_> {
             unit: self.text(fields.get("unit"), "unit"),
             requests_per_unit: self.number(fields.get("requests_per_unit"), "requests_per_unit"),
             unlimited: self.flag(&fields, "unlimited"),
+            accuracy: self.choice(fields.get("accuracy"), "accuracy", &ACCURACY),
             name: self.text(fields.get("name"), "name"),
             replaces: replaces
                 .iter()
@@ -171,6 +217,18 @@ impl Reader<'_, '_> {
                 })
                 .collect(),
         })
+    }
+}
+
+// === impl Choice ===
+
+impl<T: Copy> Choice<T> {
+    /// What is said.
+    pub(super) fn get(self) -> Option<T> {
+        match self {
+            Self::Given(value, _) => Some(value),
+            Self::Absent => None,
+        }
     }
 }
 

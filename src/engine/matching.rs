@@ -8,7 +8,7 @@
 
 use super::{
     descriptor::Entry,
-    rules::{DomainId, RuleId, RuleSet},
+    rules::{Domain, RuleId, RuleSet},
 };
 
 /// How a child was found.
@@ -29,7 +29,7 @@ pub enum Kind {
 #[must_use]
 pub fn find(
     rules: &RuleSet,
-    domain: DomainId,
+    domain: Domain,
     entries: &[Entry<'_>],
     scratch: &mut Vec<u8>,
 ) -> Option<RuleId> {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::engine::{
         metadata,
-        rules::{DomainDef, RuleDef, Source, composite_key},
+        rules::{DomainDef, DomainPolicy, RuleDef, Source, composite_key},
     };
 
     fn rule(key: &str, value: &str, children: Vec<RuleDef>) -> RuleDef {
@@ -100,9 +100,10 @@ mod tests {
         }
     }
 
-    fn compile(rules: Vec<RuleDef>) -> (RuleSet, DomainId) {
+    fn compile(rules: Vec<RuleDef>) -> (RuleSet, Domain) {
         let domain = DomainDef {
             name: "d".to_owned(),
+            policy: DomainPolicy::default(),
             rules,
         };
         let rules = RuleSet::compile(vec![domain]).unwrap();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     /// The composite key of what `key` and `value` lead to on the first level.
-    fn first_level(rules: &RuleSet, domain: DomainId, key: &str, value: &str) -> Option<String> {
+    fn first_level(rules: &RuleSet, domain: Domain, key: &str, value: &str) -> Option<String> {
         let entry = Entry {
             key: key.as_bytes(),
             value: value.as_bytes(),

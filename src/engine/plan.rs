@@ -10,7 +10,7 @@ use super::{
     key::CounterKey,
     limit::{Limit, Quota},
     matching,
-    rules::{DomainId, RuleId, RuleSet},
+    rules::{ChargePolicy, Domain, DomainPolicy, RuleId, RuleSet},
 };
 
 /// One per descriptor; inline up to a usual number of them.
@@ -49,8 +49,21 @@ pub struct Charge<'a> {
     pub limit: Limit,
     /// The change.
     pub hits: Hits,
-    /// Being over this limit refuses nobody.
-    pub shadow: bool,
+    /// What being over this limit means for the request.
+    pub refuses: Refuses,
+    /// A store that is shared may take hits in advance.
+    pub leased: bool,
+}
+
+/// What being over a limit means for the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuses {
+    /// Nothing.
+    Never,
+    /// It is refused.
+    Alone,
+    /// It is refused if all limits of this kind are over.
+    WithOthers,
 }
 
 /// A request, matched.
@@ -60,17 +73,25 @@ pub struct Plan<'a> {
     pub planned: PerDescriptor<Planned>,
     /// One for each limited descriptor, in order.
     pub charges: PerDescriptor<Charge<'a>>,
+    /// What goes for the whole domain.
+    pub policy: DomainPolicy,
 }
 
 // === impl Plan ===
 
 impl<'a> Plan<'a> {
     /// Matches every descriptor and resolves overrides and `replaces`.
+    /// `quota_mode`: every rule is one in quota mode.
     ///
     /// `scratch` is overwritten; keeping it between calls saves its
     /// allocation.
     #[must_use]
-    pub fn new(rules: &'a RuleSet, request: &Request<'a>, scratch: &mut Vec<u8>) -> Self {
+    pub fn new(
+        rules: &'a RuleSet,
+        request: &Request<'a>,
+        quota_mode: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Self {
         let Some(domain) = rules.domain(request.domain) else {
             return Self::without_rules(request);
         };
@@ -80,12 +101,27 @@ impl<'a> Plan<'a> {
             .map(|descriptor| plan(rules, domain, descriptor, scratch))
             .collect();
         drop_replaced(rules, &mut planned);
+        // Who stands still beside a limit that is over does not depend on it.
+        let door_is_open = domain.policy().charge == Some(ChargePolicy::AllOrNothing)
+            && planned
+                .iter()
+                .any(|planned| planned.holds_door(rules, quota_mode));
         let charges = planned
             .iter()
             .zip(request.descriptors)
-            .filter_map(|(planned, descriptor)| planned.charge(rules, request.domain, descriptor))
+            .filter_map(|(planned, descriptor)| {
+                let mut charge = planned.charge(rules, request.domain, descriptor, quota_mode)?;
+                if door_is_open && charge.refuses == Refuses::WithOthers {
+                    charge.refuses = Refuses::Never;
+                }
+                Some(charge)
+            })
             .collect();
-        Self { planned, charges }
+        Self {
+            planned,
+            charges,
+            policy: domain.policy(),
+        }
     }
 
     /// An unknown domain limits nothing, not even by overrides.
@@ -99,6 +135,7 @@ impl<'a> Plan<'a> {
         Self {
             planned: request.descriptors.iter().map(unmatched).collect(),
             charges: SmallVec::new(),
+            policy: DomainPolicy::default(),
         }
     }
 }
@@ -106,11 +143,25 @@ impl<'a> Plan<'a> {
 // === impl Planned ===
 
 impl Planned {
+    /// Counts among the quotas of a request and is never over, so that quotas
+    /// cannot refuse it.
+    fn holds_door(&self, rules: &RuleSet, quota_mode: bool) -> bool {
+        match self.grant {
+            Grant::Nothing => quota_mode,
+            Grant::Unlimited => false,
+            Grant::Limited(_) => self.rule.is_some_and(|id| {
+                let rule = rules.rule(id);
+                rule.shadow_mode && (quota_mode || rule.quota_mode)
+            }),
+        }
+    }
+
     fn charge<'a>(
         &self,
         rules: &'a RuleSet,
         domain: &'a [u8],
         descriptor: &Descriptor<'a>,
+        quota_mode: bool,
     ) -> Option<Charge<'a>> {
         let Grant::Limited(limit) = self.grant else {
             return None;
@@ -127,14 +178,41 @@ impl Planned {
             },
             limit,
             hits: self.hits,
-            shadow: rule.is_some_and(|(_, rule)| rule.shadow_mode),
+            refuses: match rule {
+                Some((_, rule)) if rule.shadow_mode => Refuses::Never,
+                Some((_, rule)) if rule.quota_mode || quota_mode => Refuses::WithOthers,
+                None if quota_mode => Refuses::WithOthers,
+                Some(_) | None => Refuses::Alone,
+            },
+            leased: rule.is_some_and(|(_, rule)| rule.leased),
         })
+    }
+}
+
+// === impl Refuses ===
+
+impl Refuses {
+    /// Whether a request is refused by limits of these kinds, where they are
+    /// over.
+    pub fn any(limits: impl IntoIterator<Item = (Self, bool)>) -> bool {
+        let (mut alone, mut others, mut others_over) = (false, false, true);
+        for (refuses, over) in limits {
+            match refuses {
+                Self::Never => {}
+                Self::Alone => alone |= over,
+                Self::WithOthers => {
+                    others = true;
+                    others_over &= over;
+                }
+            }
+        }
+        alone || (others && others_over)
     }
 }
 
 fn plan(
     rules: &RuleSet,
-    domain: DomainId,
+    domain: Domain,
     descriptor: &Descriptor<'_>,
     scratch: &mut Vec<u8>,
 ) -> Planned {
@@ -152,7 +230,7 @@ fn plan(
 
 fn matched(
     rules: &RuleSet,
-    domain: DomainId,
+    domain: Domain,
     descriptor: &Descriptor<'_>,
     scratch: &mut Vec<u8>,
 ) -> (Option<RuleId>, Grant) {

@@ -35,8 +35,43 @@ pub struct Source {
 pub struct DomainDef {
     /// Its name; not empty.
     pub name: String,
+    /// What goes for all of it.
+    pub policy: DomainPolicy,
     /// The first level, in file order.
     pub rules: Vec<RuleDef>,
+}
+
+/// What goes for all of a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DomainPolicy {
+    /// What happens to the counters of a request that is refused.
+    pub charge: Option<ChargePolicy>,
+    /// What to do when the store does not answer.
+    pub on_store_failure: Option<OnStoreFailure>,
+}
+
+/// What happens to the counters of a request that is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChargePolicy {
+    /// All take their hits, as in the reference.
+    #[default]
+    Always,
+    /// They stay as they were.
+    AllOrNothing,
+}
+
+/// What to do when the store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Answer with an error; the proxy decides.
+    #[default]
+    Error,
+    /// Let everything pass, uncounted.
+    Allow,
+    /// Refuse everything.
+    Deny,
+    /// Count in this process against a share of the limit.
+    Local,
 }
 
 /// One place in the tree.
@@ -78,6 +113,8 @@ pub struct LimitDef {
     pub name: String,
     /// Names of limits that do not apply where this one does.
     pub replaces: Vec<String>,
+    /// A store that is shared may take hits in advance.
+    pub leased: bool,
 }
 
 /// `key`, or `key_value` when there is a value.
@@ -95,7 +132,7 @@ pub fn composite_key(key: &str, value: &str) -> String {
 /// All rules of a configuration: immutable, shared by every request.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    domains: HashMap<Box<str>, DomainId>,
+    domains: HashMap<Box<str>, Domain>,
     /// Where rules are, by their parent's number and their composite key.
     placement: Placement,
     seed: u32,
@@ -118,9 +155,12 @@ struct Wildcards {
     others: Box<[RuleId]>,
 }
 
-/// A domain's place in the rule set: that of its root.
+/// A domain's place in the rule set, and what goes for all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DomainId(pub(crate) RuleId);
+pub struct Domain {
+    root: RuleId,
+    policy: DomainPolicy,
+}
 
 /// A rule's place in the rule set. The order of places means nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,8 +191,8 @@ pub struct Rule {
     pub named: bool,
     /// The limit replaces others.
     pub replaces: bool,
-    /// Has metadata.
-    pub has_metadata: bool,
+    /// A store that is shared may take hits in advance.
+    pub leased: bool,
 }
 
 /// What is needed of a rule only sometimes.
@@ -199,14 +239,17 @@ impl RuleSet {
         for domain in domains {
             let root = builder.add_root(&domain.name)?;
             builder.add_level(root, domain.rules)?;
-            builder.domains.push((domain.name.into(), root));
+            let policy = domain.policy;
+            builder
+                .domains
+                .push((domain.name.into(), Domain { root, policy }));
         }
         Ok(builder.finish())
     }
 
     /// The domain of that name, if it has rules.
     #[must_use]
-    pub fn domain(&self, name: &[u8]) -> Option<DomainId> {
+    pub fn domain(&self, name: &[u8]) -> Option<Domain> {
         let name = std::str::from_utf8(name).ok()?;
         self.domains.get(name).copied()
     }
@@ -321,7 +364,7 @@ impl RuleSet {
 /// Rules in the order of their definition; an id is a number here.
 #[derive(Default)]
 struct Builder {
-    domains: Vec<(Box<str>, RuleId)>,
+    domains: Vec<(Box<str>, Domain)>,
     rules: Vec<Rule>,
     details: Vec<Detail>,
     /// Of the rules that have any: their number, and those of their children
@@ -383,9 +426,9 @@ impl Builder {
         composite: &[u8],
     ) -> Result<RuleId, TooManyRules> {
         let id = self.next_id()?;
-        let (quota, name, replaces) = match definition.limit {
-            Some(limit) => (Some(limit.quota), limit.name, limit.replaces),
-            None => (None, String::new(), vec![]),
+        let (quota, name, replaces, leased) = match definition.limit {
+            Some(limit) => (Some(limit.quota), limit.name, limit.replaces, limit.leased),
+            None => (None, String::new(), vec![], false),
         };
         self.rules.push(Rule {
             composite: Text::new(composite),
@@ -397,7 +440,7 @@ impl Builder {
             quota_mode: definition.quota_mode,
             named: !name.is_empty(),
             replaces: !replaces.is_empty(),
-            has_metadata: !definition.metadata.is_empty(),
+            leased,
             ..Rule::vacant()
         });
         self.details.push(Detail {
@@ -447,7 +490,10 @@ impl Builder {
         let domains = self.domains.into_iter();
         RuleSet {
             domains: domains
-                .map(|(name, id)| (name, DomainId(moved(id))))
+                .map(|(name, domain)| {
+                    let root = moved(domain.root);
+                    (name, Domain { root, ..domain })
+                })
                 .collect(),
             placement,
             seed,
@@ -525,11 +571,17 @@ fn id(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(NONE)
 }
 
-impl DomainId {
+impl Domain {
     /// The domain's root, whose children are the first level.
     #[must_use]
     pub fn root(self) -> RuleId {
-        self.0
+        self.root
+    }
+
+    /// What goes for all of it.
+    #[must_use]
+    pub fn policy(self) -> DomainPolicy {
+        self.policy
     }
 }
 
@@ -567,7 +619,7 @@ impl Rule {
             quota_mode: false,
             named: false,
             replaces: false,
-            has_metadata: false,
+            leased: false,
         }
     }
 }

@@ -277,6 +277,7 @@ fn answer(quota: rules::LimitDef, request: &RateLimitRequest) -> RateLimitRespon
     };
     let domain = rules::DomainDef {
         name: "d".to_owned(),
+        policy: rules::DomainPolicy::default(),
         rules: vec![rule],
     };
     let clock = Clock::Manual(ManualClock::at(Timestamp::from_secs(10)));
@@ -318,6 +319,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn a_long_name_and_all_parts_of_an_answer_are_written() {
     let name = "n".repeat(300);
     let limit = rules::LimitDef {
+        leased: false,
         quota: crate::engine::limit::Quota::Limited(Limit {
             requests: 300,
             window: Window::times(Unit::Minute, 3),

@@ -22,12 +22,12 @@ pub use store::Choice;
 use crate::{
     app,
     config::{self, ReadOptions},
-    engine::{decision::Policy, headers::HeaderNames},
+    engine::{decision::Policy, headers::HeaderNames, rules::OnStoreFailure},
     service::{
         limits::Limits,
         wire::{Bounds, ResponseSettings},
     },
-    storage::{ChargeMode, OnStoreFailure, memory},
+    storage::{ChargeMode, memory},
     telemetry::logging,
 };
 

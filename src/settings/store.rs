@@ -6,8 +6,9 @@ use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::{at_least_one, boolean, duration};
+use crate::engine::rules::OnStoreFailure;
 use crate::storage::{
-    OnStoreFailure, memory,
+    memory,
     redis::{
         self,
         address::{Address, ReferenceAddress, TlsFiles},

@@ -19,22 +19,9 @@ use crate::engine::{
     key::HashSeed,
     limit::Limit,
     plan::{Charge, PerDescriptor},
+    rules::OnStoreFailure,
     time::Timestamp,
 };
-
-/// What to do when the store does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnStoreFailure {
-    /// Answer with an error; the proxy decides.
-    #[default]
-    Error,
-    /// Let everything pass, uncounted.
-    Allow,
-    /// Refuse everything.
-    Deny,
-    /// Count in this process against a share of the limit.
-    Local,
-}
 
 /// Decides without the store.
 #[derive(Debug)]
@@ -113,7 +100,7 @@ impl Ladder {
         says: Option<OnStoreFailure>,
         store: &AnyStore,
         charges: &[Charge<'_>],
-        unanswered: Unanswered,
+        unanswered: Box<Unanswered>,
         mode: ChargeMode,
         now: Timestamp,
     ) -> Result<PerDescriptor<Observation>, StoreError> {

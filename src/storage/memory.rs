@@ -24,7 +24,7 @@ use crate::engine::{
     algorithm::{Cell, Observation, Step, fixed_window},
     descriptor::Hits,
     key::HashSeed,
-    plan::{Charge, PerDescriptor},
+    plan::{Charge, PerDescriptor, Refuses},
     time::Timestamp,
 };
 
@@ -133,8 +133,11 @@ impl MemoryStore {
         now: Timestamp,
     ) -> PerDescriptor<Observation> {
         match mode {
-            ChargeMode::OthersStandStill if charges.len() > 1 => self.charge_together(charges, now),
-            _ => charges
+            ChargeMode::OthersStandStill if charges.len() > 1 => {
+                self.charge_together(charges, false, now)
+            }
+            ChargeMode::AllOrNothing => self.charge_together(charges, true, now),
+            ChargeMode::Always | ChargeMode::OthersStandStill => charges
                 .iter()
                 .map(|charge| {
                     let key = self.key(charge);
@@ -174,6 +177,7 @@ impl MemoryStore {
     fn charge_together(
         &self,
         charges: &[Charge<'_>],
+        all_or_nothing: bool,
         now: Timestamp,
     ) -> PerDescriptor<Observation> {
         let keys: SmallVec<[[u64; 2]; 8]> = charges.iter().map(|c| self.key(c)).collect();
@@ -189,31 +193,41 @@ impl MemoryStore {
                 .binary_search(&self.shard_of(key))
                 .expect("every key's shard was put in `order`")
         };
-        let goes_over: SmallVec<[bool; 8]> = keys
-            .iter()
-            .zip(charges)
-            .map(|(&key, charge)| {
-                let old = tables[place(key)].get(key);
-                let seen = fixed_window(charge.limit.window, old, charge.hits, now).observation;
-                let takes = matches!(charge.hits, Hits::Take(_));
-                takes && seen.after > u64::from(charge.limit.requests)
-            })
-            .collect();
-        let refused = goes_over
-            .iter()
-            .zip(charges)
-            .any(|(&over, charge)| over && !charge.shadow);
+        let look = |key: [u64; 2]| tables[place(key)].get(key);
+        let mut fits: SmallVec<[(Cell, bool); 8]> = SmallVec::new();
+        for (index, (&key, charge)) in keys.iter().zip(charges).enumerate() {
+            // Of equal keys the second sees what the first would leave, but
+            // not where it may come to stand still.
+            let earlier = keys[..index].iter().rposition(|&other| other == key);
+            let old = match earlier.filter(|_| all_or_nothing) {
+                Some(earlier) => Some(fits[earlier].0),
+                None => look(key),
+            };
+            let step = fixed_window(charge.limit.window, old, charge.hits, now);
+            let takes = matches!(charge.hits, Hits::Take(_));
+            let over = takes && step.observation.after > u64::from(charge.limit.requests);
+            fits.push((step.cell, over));
+        }
+        let kinds = charges.iter().map(|charge| charge.refuses);
+        let mut limits = kinds.zip(fits.iter().map(|(_, over)| *over));
+        let refused = if all_or_nothing {
+            Refuses::any(limits)
+        } else {
+            limits.any(|(refuses, over)| over && refuses != Refuses::Never)
+        };
         keys.iter()
             .zip(charges)
-            .zip(&goes_over)
-            .map(|((&key, charge), &over)| {
-                let stands_still = refused && !over;
-                let hits = if stands_still {
-                    Hits::Take(0)
-                } else {
-                    charge.hits
-                };
-                self.charge_one(&mut tables[place(key)], key, charge, hits, now)
+            .zip(&fits)
+            .map(|((&key, charge), &(_, over))| {
+                let table = &mut tables[place(key)];
+                if !refused || (over && !all_or_nothing) {
+                    return self.charge_one(table, key, charge, charge.hits, now);
+                }
+                let mut seen = self.charge_one(table, key, charge, Hits::Take(0), now);
+                if over {
+                    seen.after = charge.hits.apply(seen.before);
+                }
+                seen
             })
             .collect()
     }

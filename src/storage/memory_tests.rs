@@ -50,7 +50,12 @@ fn charge(
                 window: Window::of(*unit),
             },
             hits: *hits,
-            shadow: *shadow,
+            refuses: if *shadow {
+                Refuses::Never
+            } else {
+                Refuses::Alone
+            },
+            leased: false,
         })
         .collect();
     let seen = store.charge(&charges, mode, now);

@@ -18,7 +18,7 @@ use crate::engine::{
     time::Timestamp,
 };
 
-pub use ladder::{Ladder, OnStoreFailure};
+pub use ladder::Ladder;
 pub use memory::MemoryStore;
 pub use redis::RedisStore;
 
@@ -129,7 +129,7 @@ impl AnyStore {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
-    ) -> Result<PerDescriptor<Observation>, Unanswered> {
+    ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         match self {
             Self::Memory(store) => Ok(store.charge(charges, mode, now)),
             Self::Redis(store) => store.charge(charges, mode, now, until).await,

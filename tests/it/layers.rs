@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["engine"]),
     ("clock.rs", &["engine"]),
     ("config", &["config", "engine"]),
-    ("storage", &["storage", "engine"]),
+    ("storage", &["storage", "engine", "clock"]),
     ("telemetry", &["telemetry", "engine"]),
     ("limiter.rs", &["engine", "clock", "storage", "telemetry"]),
     (

@@ -14,7 +14,10 @@ use redis::{ServerError, Value};
 use smallvec::SmallVec;
 
 use super::scripts;
-use crate::engine::{plan::PerDescriptor, time::Timestamp};
+use crate::engine::{
+    plan::{PerDescriptor, Refuses},
+    time::Timestamp,
+};
 
 /// A change of counters, and whom to tell.
 #[derive(Debug)]
@@ -74,18 +77,7 @@ pub(super) struct Part {
     pub(super) gives_back: bool,
     pub(super) hits: u64,
     pub(super) limit: u32,
-    pub(super) weight: Weight,
-}
-
-/// What being over this limit means for the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
-    /// Nothing.
-    Never,
-    /// It is refused.
-    Alone,
-    /// It is refused if all limits of this kind are over.
-    WithOthers,
+    pub(super) refuses: Refuses,
 }
 
 /// What happens to the counters of a request that is refused.
@@ -179,23 +171,6 @@ pub(super) trait Advice {
 const MOST: u64 = i64::MAX as u64;
 /// The most that a script, which counts in floating point, takes at once.
 const MOST_IN_SCRIPT: u64 = 1 << 52;
-
-/// Whether a request is refused by limits of these weights, where they are
-/// over.
-pub(super) fn refuses(limits: impl IntoIterator<Item = (Weight, bool)>) -> bool {
-    let (mut alone, mut others, mut others_over) = (false, false, true);
-    for (weight, over) in limits {
-        match weight {
-            Weight::Never => {}
-            Weight::Alone => alone |= over,
-            Weight::WithOthers => {
-                others = true;
-                others_over &= over;
-            }
-        }
-    }
-    alone || (others && others_over)
-}
 
 // === impl Work ===
 
@@ -465,13 +440,13 @@ fn write_together(together: &Together, pipeline: &mut redis::Pipeline) {
     for part in parts {
         let sign = if part.gives_back { "-" } else { "" };
         let hits = part.hits.min(MOST_IN_SCRIPT);
-        let weight = match part.weight {
-            Weight::Never => "never",
-            Weight::Alone => "alone",
-            Weight::WithOthers => "others",
+        let refuses = match part.refuses {
+            Refuses::Never => "never",
+            Refuses::Alone => "alone",
+            Refuses::WithOthers => "others",
         };
         command.arg(format!("{sign}{hits}")).arg(part.limit);
-        command.arg(weight).arg(part.key.ttl);
+        command.arg(refuses).arg(part.key.ttl);
     }
 }
 

@@ -160,8 +160,8 @@ fn counts_beyond_what_redis_knows_saturate() {
     let flush = Flush::new(items, &mut Adviser::default());
     let overflow = Value::ServerError(
         redis::parse_redis_value(b"-ERR increment or decrement would overflow\r\n")
-            .and_then(|value| match value {
-                Value::ServerError(error) => Ok(error),
+            .map(|value| match value {
+                Value::ServerError(error) => error,
                 _ => panic!("not an error"),
             })
             .expect("an error reply"),

@@ -291,7 +291,7 @@ impl RedisStore {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
-    ) -> Result<PerDescriptor<Observation>, Unanswered> {
+    ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         let needs_all = match mode {
             ChargeMode::Always => false,
             ChargeMode::OthersStandStill => charges.len() > 1,
@@ -354,7 +354,7 @@ impl Shared {
             let terms = Terms {
                 limit: charge.limit.requests,
                 resets,
-                leased: leased(charge),
+                leased: charge.leased,
             };
             let seen = match charge.hits {
                 Hits::Take(hits) => self.refuse_or_spend(charge, scratch, hash, hits, terms, now),
@@ -417,7 +417,7 @@ impl Shared {
             let terms = Terms {
                 limit: charge.limit.requests,
                 resets,
-                leased: leased(charge),
+                leased: charge.leased,
             };
             let key = self.key(scratch, hash, charge.limit.window, now, terms);
             (key, terms)
@@ -447,7 +447,7 @@ impl Shared {
         asked: SmallVec<[Asked; 2]>,
         mut seen: PerDescriptor<Option<Observation>>,
         until: Option<Instant>,
-    ) -> Result<PerDescriptor<Observation>, Unanswered> {
+    ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         let places: SmallVec<[(usize, Timestamp); 4]> = asked
             .iter()
             .map(|asked| (asked.place, asked.terms.resets))
@@ -485,21 +485,17 @@ impl Shared {
     }
 }
 
-fn leased(_: &Charge<'_>) -> bool {
-    false
-}
-
 /// All observations, or the failure and those there are.
 fn finish(
     seen: PerDescriptor<Option<Observation>>,
     failure: Option<StoreError>,
-) -> Result<PerDescriptor<Observation>, Unanswered> {
+) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
     match failure {
         None if seen.iter().all(Option::is_some) => Ok(seen.into_iter().flatten().collect()),
-        failure => Err(Unanswered {
+        failure => Err(Box::new(Unanswered {
             error: failure.unwrap_or_else(|| StoreError::new("redis", "no answer")),
             seen,
-        }),
+        })),
     }
 }
 

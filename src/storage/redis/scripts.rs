@@ -29,7 +29,7 @@ for i, key in ipairs(KEYS) do
   count[key] = after[i]
   local gives_back = string.sub(ARGV[at], 1, 1) == '-'
   over[i] = not gives_back and after[i] > tonumber(ARGV[at + 1])
-  if ARGV[at + 2] == 'alone' then
+  if ARGV[at + 2] == 'alone' or (still and ARGV[at + 2] == 'others') then
     refused = refused or over[i]
   elseif ARGV[at + 2] == 'others' then
     others = others + 1

@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    Shared, batch,
-    batch::{Item, Mode, Part, Seen, Sight, Terms, Together, Weight, Work},
+    Shared,
+    batch::{Item, Mode, Part, Seen, Sight, Terms, Together, Work},
     finish,
     known_over::Verdict,
     ticket::{Answers, Ticket},
@@ -24,7 +24,7 @@ use crate::{
         algorithm::Observation,
         descriptor::Hits,
         limit::Window,
-        plan::{Charge, PerDescriptor},
+        plan::{Charge, PerDescriptor, Refuses},
         time::Timestamp,
     },
     storage::{ChargeMode, StoreError, Unanswered},
@@ -47,7 +47,7 @@ pub(super) async fn charge(
     mode: ChargeMode,
     now: Timestamp,
     until: Option<Instant>,
-) -> Result<PerDescriptor<Observation>, Unanswered> {
+) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
     let mode = match mode {
         ChargeMode::OthersStandStill => Mode::OthersStandStill,
         ChargeMode::AllOrNothing | ChargeMode::Always => Mode::AllOrNothing,
@@ -105,11 +105,7 @@ fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
             gives_back,
             hits,
             limit: charge.limit.requests,
-            weight: if charge.shadow {
-                Weight::Never
-            } else {
-                Weight::Alone
-            },
+            refuses: charge.refuses,
         },
         terms,
         window: charge.limit.window,
@@ -138,7 +134,7 @@ fn refuse_known(
             _ => None,
         }
     };
-    let refuses = |wish: &Wish| wish.part.weight == Weight::Alone && known(wish, false).is_some();
+    let refuses = |wish: &Wish| wish.part.refuses == Refuses::Alone && known(wish, false).is_some();
     if !wishes.iter().any(refuses) {
         return false;
     }
@@ -195,7 +191,7 @@ async fn in_two_steps(
         mode == Mode::AllOrNothing
             && !refused
             && !wish.part.gives_back
-            && wish.part.weight != Weight::Never
+            && wish.part.refuses != Refuses::Never
     };
     let first = wishes.iter().map(|wish| {
         let work = if reserves(wish) {
@@ -220,8 +216,15 @@ async fn in_two_steps(
         .map(|(wish, seen)| seen.as_ref().is_ok_and(|seen| over(wish, seen)))
         .collect();
     let failure = first.iter().find_map(|seen| seen.as_ref().err().cloned());
-    let weights = wishes.iter().map(|wish| wish.part.weight);
-    let refused = refused || batch::refuses(weights.zip(is_over.iter().copied()));
+    let kinds = wishes.iter().map(|wish| wish.part.refuses);
+    let mut limits = kinds.zip(is_over.iter().copied());
+    let refused = refused
+        || match mode {
+            Mode::AllOrNothing => Refuses::any(limits),
+            Mode::OthersStandStill => {
+                limits.any(|(refuses, over)| over && refuses != Refuses::Never)
+            }
+        };
     if refused || failure.is_some() {
         let reserved = wishes.iter().zip(&first).zip(&is_over);
         for ((wish, seen), is_over) in reserved {
@@ -304,7 +307,7 @@ fn counted(answers: Answers) -> SmallVec<[Result<Seen, StoreError>; 4]> {
 /// Counts if it fits, for itself.
 fn reserve(part: &Part) -> Work {
     let part = Part {
-        weight: Weight::Alone,
+        refuses: Refuses::Alone,
         ..part.clone()
     };
     Work::Together(Together {

@@ -24,7 +24,7 @@ use ratekeeper::{
         limit::Unit,
         matching, metadata,
         plan::Plan,
-        rules::{DomainDef, DomainId, RuleDef, RuleId, RuleSet, Source, composite_key},
+        rules::{Domain, DomainDef, DomainPolicy, RuleDef, RuleId, RuleSet, Source, composite_key},
         time::Timestamp,
         wildcard::{Pattern, WildcardIndex},
     },
@@ -107,7 +107,7 @@ fn loaded(rules: &RuleSet) {
 
 /// A descriptor written like the rule leads to it, where all of the path
 /// name values: without one, a neighbour may be meant.
-fn is_found(rules: &RuleSet, name: &str, domain: DomainId, id: RuleId) {
+fn is_found(rules: &RuleSet, name: &str, domain: Domain, id: RuleId) {
     let path = rules.path(id);
     let details = path.iter().map(|&id| rules.detail(id));
     let entries: Vec<Entry<'_>> = details
@@ -129,7 +129,7 @@ fn is_found(rules: &RuleSet, name: &str, domain: DomainId, id: RuleId) {
         domain: name.as_bytes(),
         descriptors: &[descriptor],
     };
-    let plan = Plan::new(rules, &request, &mut vec![]);
+    let plan = Plan::new(rules, &request, false, &mut vec![]);
     assert_eq!(plan.planned.len(), 1);
     for charge in &plan.charges {
         assert!(!charge.key.canonical().is_empty());
@@ -299,6 +299,7 @@ fn api(bounds: &Bounds) -> (Api, ManualClock) {
             dynamic_metadata: true,
         },
         compat: false,
+        unknown_code: false,
     };
     (api, clock)
 }
@@ -463,6 +464,7 @@ fn in_rules(asked: &[u8], patterns: &[&[u8]]) {
         .collect();
     let domain = DomainDef {
         name: "d".to_owned(),
+        policy: DomainPolicy::default(),
         rules: definitions,
     };
     let rules = RuleSet::compile(vec![domain]).expect("a few rules");

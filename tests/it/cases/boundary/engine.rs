@@ -7,8 +7,8 @@ use ratekeeper::engine::{
     algorithm::{Cell, Observation, fixed_window},
     decision::{Decision, Policy},
     descriptor::Hits,
-    plan::{Charge, Plan},
-    rules::RuleSet,
+    plan::{Charge, Plan, Refuses},
+    rules::{ChargePolicy, RuleSet},
     time::Timestamp,
 };
 
@@ -50,50 +50,87 @@ impl Boundary for Engine {
 
     fn ask(&mut self, now: Timestamp, asked: &Asked) -> Lines {
         asked.with_request(|request| {
-            let plan = Plan::new(&self.rules, request, &mut vec![]);
-            let seen = charge(&mut self.cells, &plan.charges, self.stop_when_over, now);
+            let plan = Plan::new(&self.rules, request, self.policy.quota_mode, &mut vec![]);
+            let mode = match plan.policy.charge {
+                Some(ChargePolicy::AllOrNothing) => Mode::AllOrNothing,
+                _ if self.stop_when_over => Mode::OthersStandStill,
+                _ => Mode::Always,
+            };
+            let seen = charge(&mut self.cells, &plan.charges, mode, now);
             let decision = Decision::new(&self.rules, &plan, &seen, &self.policy, now);
             decision_lines(&self.rules, &decision, &self.shown)
         })
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Always,
+    OthersStandStill,
+    AllOrNothing,
+}
+
 /// The plainest store there can be.
 fn charge(
     cells: &mut HashMap<Vec<u8>, Cell>,
     charges: &[Charge<'_>],
-    stop_when_over: bool,
+    mode: Mode,
     now: Timestamp,
 ) -> Vec<Observation> {
-    let over: Vec<bool> = charges
+    let over = goes_over(cells, charges, mode, now);
+    let mut kinds = charges
         .iter()
-        .map(|charge| stop_when_over && goes_over(cells, charge, now))
-        .collect();
-    let freeze = charges
-        .iter()
-        .zip(&over)
-        .any(|(charge, &over)| over && !charge.shadow);
+        .map(|charge| charge.refuses)
+        .zip(over.clone());
+    let refused = match mode {
+        Mode::Always => false,
+        Mode::OthersStandStill => kinds.any(|(refuses, over)| over && refuses != Refuses::Never),
+        Mode::AllOrNothing => Refuses::any(kinds),
+    };
     let mut observations = vec![];
     for (charge, over) in charges.iter().zip(over) {
-        let hits = if freeze && !over {
-            Hits::Take(0)
-        } else {
-            charge.hits
-        };
-        let key = charge.key.canonical().to_vec();
-        let old = cells.get(&key).copied();
-        let step = fixed_window(charge.limit.window, old, hits, now);
-        cells.insert(key, step.cell);
-        observations.push(step.observation);
+        let counts = !refused || (over && mode == Mode::OthersStandStill);
+        let hits = if counts { charge.hits } else { Hits::Take(0) };
+        let mut observation = step(cells, charge, hits, now);
+        if over && !counts {
+            observation.after = charge.hits.apply(observation.before);
+        }
+        observations.push(observation);
     }
     observations
 }
 
-fn goes_over(cells: &HashMap<Vec<u8>, Cell>, charge: &Charge<'_>, now: Timestamp) -> bool {
-    let Hits::Take(_) = charge.hits else {
-        return false;
-    };
-    let old = cells.get(charge.key.canonical().as_slice()).copied();
-    let step = fixed_window(charge.limit.window, old, charge.hits, now);
-    step.observation.after > u64::from(charge.limit.requests)
+fn step(
+    cells: &mut HashMap<Vec<u8>, Cell>,
+    charge: &Charge<'_>,
+    hits: Hits,
+    now: Timestamp,
+) -> Observation {
+    let key = charge.key.canonical().to_vec();
+    let old = cells.get(&key).copied();
+    let step = fixed_window(charge.limit.window, old, hits, now);
+    cells.insert(key, step.cell);
+    step.observation
+}
+
+/// Which would be over. One after the other, unless they may come to stand
+/// still: then each as if it were alone.
+fn goes_over(
+    cells: &HashMap<Vec<u8>, Cell>,
+    charges: &[Charge<'_>],
+    mode: Mode,
+    now: Timestamp,
+) -> Vec<bool> {
+    let mut trial = cells.clone();
+    charges
+        .iter()
+        .map(|charge| {
+            if mode == Mode::OthersStandStill {
+                trial.clone_from(cells);
+            }
+            let seen = step(&mut trial, charge, charge.hits, now);
+            let takes = matches!(charge.hits, Hits::Take(_));
+            takes && seen.after > u64::from(charge.limit.requests)
+        })
+        .collect()
 }

@@ -95,6 +95,7 @@ fn config(case: &Case) -> anyhow::Result<Config> {
             dynamic_metadata: shown.metadata,
         },
         compat: false,
+        unknown_code: false,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     })
