@@ -155,7 +155,7 @@ impl Limiter {
                     plan.policy.on_store_failure,
                     &self.store,
                     &plan.charges,
-                    unanswered,
+                    *unanswered,
                     mode,
                     now,
                 )

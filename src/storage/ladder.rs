@@ -100,7 +100,7 @@ impl Ladder {
         says: Option<OnStoreFailure>,
         store: &AnyStore,
         charges: &[Charge<'_>],
-        unanswered: Box<Unanswered>,
+        unanswered: Unanswered,
         mode: ChargeMode,
         now: Timestamp,
     ) -> Result<PerDescriptor<Observation>, StoreError> {
