@@ -282,6 +282,11 @@ impl Store {
             if store.eq_ignore_ascii_case("memory") {
                 return Ok(Choice::Memory);
             }
+            if !store.contains("://") {
+                bail!(
+                    "there is no store {store:?}: use memory, or an address such as redis://host:6379"
+                );
+            }
             let address = Address::parse(store).context("--store")?;
             let per_second = self.per_second_store.as_deref();
             let per_second = per_second.map(Address::parse).transpose();

@@ -30,7 +30,7 @@ use super::{
     slots::{Node, Topology},
     ticket::Tag,
 };
-use crate::{clock::Clock, storage::StoreError};
+use crate::{clock::Clock, engine::time::Timestamp, storage::StoreError};
 
 /// One store: a server, whatever sentinels call the primary, or a cluster.
 #[derive(Debug)]
@@ -94,6 +94,8 @@ const TROUBLED_ROUND: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(2);
 /// A process that has not been heard of for so long is gone.
 const GONE: Duration = Duration::from_secs(30);
+/// Processes that share a store of which that is not known.
+const SUPPOSED_REPLICAS: u32 = 4;
 const MOST_REDIRECTS: u8 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(2);
 
@@ -181,7 +183,7 @@ impl Backend {
             Work::Take(key, _, terms) => {
                 let count = sight.first().map_or(0, |seen| seen.after);
                 if count >= terms.limit.into() && self.refunds() == refunds {
-                    let now = self.clock.now().shifted(self.offset());
+                    let now = self.now();
                     let lasts = terms.resets.as_nanos().saturating_sub(now.as_nanos());
                     let lasts = Duration::from_nanos(lasts);
                     self.known_over.learn(key.hash, count, terms.limit, lasts);
@@ -203,7 +205,23 @@ impl Backend {
 
     /// Hits taken in advance and not spent yet.
     pub(super) fn lease_outstanding(&self) -> u64 {
-        0
+        let routing = self.routing.load();
+        let lanes = routing.lanes.iter().flatten();
+        lanes.map(|lane| lane.outstanding()).sum()
+    }
+
+    /// How many lanes, in all processes, take leases of one counter.
+    pub(super) fn holders(&self) -> u64 {
+        let replicas = match self.replicas() {
+            0 => SUPPOSED_REPLICAS,
+            replicas => replicas,
+        };
+        u64::from(replicas) * self.routing.load().lanes.len().max(1) as u64
+    }
+
+    /// The store's time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now().shifted(self.offset())
     }
 
     /// Ends all lanes.

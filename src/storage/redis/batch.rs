@@ -141,7 +141,7 @@ enum Command {
     Asking,
 }
 
-/// A lease that a flush brought: `extra` hits up to the count `reply`.
+/// What a flush brought for a lease: `extra` hits up to the count `reply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Granted {
     pub(super) hash: u128,
@@ -153,7 +153,7 @@ pub(super) struct Granted {
 /// What a reply tells beside the counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Hits were taken in advance.
+    /// A leased counter was counted.
     Granted(Granted),
     /// A key was made that may have no time to live, though it once had one.
     Mortal(u128),
@@ -356,7 +356,7 @@ impl<T> Flush<T> {
                 continue;
             };
             let count = count(reply.take());
-            if let (Ok(reply), true) = (&count, *extra > 0)
+            if let (Ok(reply), true) = (&count, terms.leased)
                 && let Ok(reply) = u64::try_from(*reply)
             {
                 news(News::Granted(Granted {

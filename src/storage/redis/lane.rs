@@ -25,9 +25,10 @@ use tokio::{
 use super::{
     backend::Backend,
     backend::Redirect,
-    batch::{Advice, Flush, Granted, Item, Key, News, Refused, Seen, Terms, Work},
+    batch::{Advice, Flush, Granted, Item, Key, News, Refused, Seen, Sight, Terms, Work},
     connect::Connector,
     first_seen::FirstSeen,
+    lease::Leases,
     slots::Node,
     ticket::Tag,
 };
@@ -50,6 +51,7 @@ pub(super) struct Lane {
     node: Node,
     config: LaneConfig,
     state: Mutex<State>,
+    leases: Mutex<Leases>,
     work: Notify,
     backend: Weak<Backend>,
 }
@@ -97,6 +99,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
 /// Counters whose hits are remembered while the store is away.
 const MOST_OWED: usize = 65_536;
+/// Counters with hits taken in advance.
+const MOST_LEASES: usize = 65_536;
 
 // === impl Lane ===
 
@@ -116,6 +120,7 @@ impl Lane {
                 condition: Condition::Connecting,
                 owed: HashMap::new(),
             }),
+            leases: Mutex::new(Leases::new(MOST_LEASES)),
             work: Notify::new(),
             backend,
         })
@@ -183,8 +188,10 @@ impl Lane {
             let Some(mut connection) = self.connect(&connector).await else {
                 return;
             };
-            // It may have come back empty.
+            // It may have come back empty, or as another server that has not
+            // heard of everything.
             first_seen.clear();
+            self.leases().clear();
             self.enter(Condition::Up);
             if let Some(backend) = self.backend.upgrade() {
                 backend.has_connected();
@@ -329,11 +336,17 @@ impl Lane {
         flush.settle(
             replies,
             |news| match news {
-                News::Granted(granted) => self.grant(granted),
+                News::Granted(Granted {
+                    hash,
+                    terms,
+                    reply,
+                    extra,
+                }) => self.leases().grant(hash, terms, reply, extra),
                 News::Mortal(key) => first_seen.forget(key),
             },
             |item, sight| match sight {
-                Ok(sight) => {
+                Ok(mut sight) => {
+                    self.leave_out_unspent(&item.work, &mut sight);
                     if let (Some(backend), Some(refunds)) = (&backend, refunds) {
                         backend.learn(&item.work, &sight, refunds);
                     }
@@ -466,14 +479,33 @@ impl Lane {
         }
     }
 
-    /// A take from hits that were taken in advance, if they suffice.
-    pub(super) fn spend(&self, key: u128, hits: u64, terms: Terms, now: Timestamp) -> Option<Seen> {
-        let _ = (key, hits, terms, now);
-        None
+    /// A look is not to see hits that we have taken for later.
+    fn leave_out_unspent(&self, work: &Work, sight: &mut Sight) {
+        if let (Work::Take(key, 0, Terms { leased: true, .. }), [seen]) = (work, &mut sight[..]) {
+            let unspent = self.leases().balance(key.hash);
+            seen.before = seen.before.saturating_sub(unspent);
+            seen.after = seen.after.saturating_sub(unspent);
+        }
     }
 
-    fn grant(&self, granted: Granted) {
-        let _ = granted;
+    /// A take from hits that were taken in advance, if they suffice.
+    pub(super) fn spend(&self, key: u128, hits: u64, terms: Terms, now: Timestamp) -> Option<Seen> {
+        let seen = self.leases().spend(key, hits, terms, now);
+        if let (Some(_), Some(backend)) = (seen, self.backend.upgrade()) {
+            let counts = backend.counts();
+            counts.lease_hits.fetch_add(1, Ordering::Relaxed);
+        }
+        seen
+    }
+
+    /// Hits taken in advance and not spent yet.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.leases().outstanding()
+    }
+
+    /// Nothing under the lock can panic half-way.
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, flush: &Flush<Tag>) {
@@ -513,8 +545,12 @@ impl Advice for Adviser<'_> {
     }
 
     fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64 {
-        let _ = (self.lane, key, terms, waiting);
-        0
+        let Some(backend) = self.lane.backend.upgrade() else {
+            return 0;
+        };
+        let (holders, now) = (backend.holders(), backend.now());
+        let mut leases = self.lane.leases();
+        leases.extra(key.hash, terms, waiting, holders, now)
     }
 }
 

@@ -16,6 +16,7 @@ mod first_seen;
 pub mod key;
 mod known_over;
 mod lane;
+mod lease;
 mod scripts;
 pub mod slots;
 mod ticket;
@@ -383,16 +384,19 @@ impl Shared {
         terms: Terms,
         now: Timestamp,
     ) -> Option<Seen> {
+        if terms.leased
+            && hits > 0
+            && let Some(lane) = self.backend(charge.limit.window).lane(key)
+            && let Some(seen) = lane.spend(hash, hits, terms, now)
+        {
+            return Some(seen);
+        }
         match self.known_over.ask(hash, hits, terms.limit, true) {
             Verdict::Over(seen) => return Some(seen),
             Verdict::Ask => self.settle_refused(charge.limit.window, key, hash, terms, now),
             Verdict::Unknown => {}
         }
-        if !terms.leased || hits == 0 {
-            return None;
-        }
-        let lane = self.backend(charge.limit.window).lane(key)?;
-        lane.spend(hash, hits, terms, now)
+        None
     }
 
     /// Has the store count what was refused without it, before anything else
