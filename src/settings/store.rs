@@ -86,6 +86,10 @@ pub(super) struct Store {
         default_value_t = 1_000_000
     )]
     known_over: u64,
+    /// Windows go by this machine's clock, not by the store's
+    #[arg(long, env = "RATEKEEPER_OWN_CLOCK", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
+    own_clock: bool,
     /// Most counters held in memory
     #[arg(long, env = "RATEKEEPER_MAX_COUNTERS", value_name = "N", default_value_t = 10_000_000,
           value_parser = at_least_one)]
@@ -357,6 +361,7 @@ impl Store {
             prefix: self.cache_key_prefix.clone(),
             jitter: self.expiration_jitter,
             known_over: self.known_over,
+            own_clock: self.own_clock,
         })))
     }
 

@@ -27,6 +27,11 @@ fn the_memory_store_answers_as_expected() {
 }
 
 #[test]
+fn a_redis_store_answers_as_expected() {
+    run(Kind::Redis);
+}
+
+#[test]
 fn a_server_answers_as_expected() {
     run(Kind::Grpc);
 }

@@ -9,6 +9,7 @@ mod envoy;
 mod hostile;
 mod layers;
 mod process;
+mod redis;
 mod rules;
 mod support;
 mod wire;

@@ -54,6 +54,8 @@ pub(super) struct Backend {
     /// Counts refunds: what was learnt before one may be wrong after it.
     refunds: AtomicU64,
     clock: Clock,
+    /// Windows go by our own clock, not by the store's.
+    own_clock: bool,
     /// Stands before the keys of the backend's own.
     prefix: Box<str>,
 }
@@ -112,13 +114,12 @@ impl Backend {
         config: LaneConfig,
         prefix: &str,
         known_over: Arc<KnownOver>,
-        clock: Clock,
+        (clock, own_clock): (Clock, bool),
     ) -> Arc<Self> {
         Arc::new(Self {
-            connector,
             config,
             routing: ArcSwap::from_pointee(Routing {
-                topology: None,
+                topology: connector.known_topology(),
                 lanes: vec![],
             }),
             seats: Mutex::new(vec![]),
@@ -128,9 +129,11 @@ impl Backend {
             offset: AtomicI64::new(0),
             replicas: AtomicU32::new(0),
             counts: Counts::default(),
+            connector,
             known_over,
             refunds: AtomicU64::new(0),
             clock,
+            own_clock,
             prefix: prefix.into(),
         })
     }
@@ -221,7 +224,7 @@ impl Backend {
 
     /// The store's time.
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.now().shifted(self.offset())
+        self.time(self.clock.now())
     }
 
     /// Ends all lanes.
@@ -247,6 +250,15 @@ impl Backend {
     /// The store's clock minus ours, in nanoseconds.
     pub(super) fn offset(&self) -> i64 {
         self.offset.load(Ordering::Relaxed)
+    }
+
+    /// The time that windows go by when our clock shows `ours`.
+    pub(super) fn time(&self, ours: Timestamp) -> Timestamp {
+        if self.own_clock {
+            ours
+        } else {
+            ours.shifted(self.offset())
+        }
     }
 
     /// Processes that share the store, this one too; 0 where unknown.

@@ -62,6 +62,15 @@ impl Connector {
         self.0.address.to_string()
     }
 
+    /// Which nodes have which keys, where nobody has to be asked for that.
+    #[must_use]
+    pub fn known_topology(&self) -> Option<Topology> {
+        match self.0.address {
+            Address::Single(_) | Address::Sentinel { .. } => Some(Topology::single()),
+            Address::Cluster(_) => None,
+        }
+    }
+
     /// A new connection to `node`, logged in, if it is a primary.
     ///
     /// # Errors

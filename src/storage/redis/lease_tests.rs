@@ -1,6 +1,8 @@
 //! Simulated processes share a simulated store: whatever they and it do, no
 //! window admits more than its limit.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::collections::{HashMap, VecDeque};
 
 use super::*;

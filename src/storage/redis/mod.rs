@@ -82,6 +82,8 @@ pub struct Config {
     pub jitter: u64,
     /// Counters remembered as over their limit. `--known-over`.
     pub known_over: u64,
+    /// Windows go by this process's clock, not by the store's. `--own-clock`.
+    pub own_clock: bool,
 }
 
 /// Counters in Redis.
@@ -167,7 +169,7 @@ impl RedisStore {
                 lanes,
                 &config.prefix,
                 Arc::clone(&known_over),
-                clock.clone(),
+                (clock.clone(), config.own_clock),
             ))
         };
         Ok(Self {
@@ -223,7 +225,7 @@ impl RedisStore {
     /// The store's time when ours is `ours`.
     #[must_use]
     pub fn now(&self, ours: Timestamp) -> Timestamp {
-        ours.shifted(self.shared.main.offset())
+        self.shared.main.time(ours)
     }
 
     /// The store has been reached since the process began.

@@ -3,6 +3,7 @@
 
 mod engine;
 mod grpc;
+mod redis;
 mod store;
 
 use ratekeeper::{
@@ -33,6 +34,8 @@ pub(super) enum Kind {
     Store,
     /// A server, asked over gRPC.
     Grpc,
+    /// The limiter with a real Redis; for every case of `Store`.
+    Redis,
 }
 
 /// What an answer tells beyond statuses and headers.
@@ -52,6 +55,7 @@ pub(super) fn start(kind: Kind, case: &Case) -> Result<Box<dyn Boundary>, String
     match kind {
         Kind::Engine => Ok(Box::new(engine::Engine::new(case)?)),
         Kind::Store => Ok(Box::new(store::Store::new(case)?)),
+        Kind::Redis => Ok(Box::new(redis::Redis::new(case)?)),
         Kind::Grpc => Ok(Box::new(grpc::Grpc::new(case)?)),
     }
 }

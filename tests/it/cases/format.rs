@@ -172,6 +172,11 @@ const KINDS: [&str; 6] = ["total", "over", "near", "within", "shadow", "back"];
 impl Case {
     pub(super) fn applies_to(&self, kind: Kind) -> bool {
         let kinds = self.boundaries.as_deref();
+        let kind = if kind == Kind::Redis {
+            Kind::Store
+        } else {
+            kind
+        };
         kinds.is_none_or(|kinds| kinds.contains(&kind))
     }
 }

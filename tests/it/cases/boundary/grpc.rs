@@ -62,7 +62,7 @@ impl Grpc {
 
     fn start(case: &Case) -> anyhow::Result<Self> {
         let clock = ManualClock::default();
-        let limiter = store::limiter(case, &clock).map_err(anyhow::Error::msg)?;
+        let limiter = store::limiter(case, &clock, store::memory()).map_err(anyhow::Error::msg)?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -33,19 +33,27 @@ impl Store {
             runtime: runtime::Builder::new_current_thread()
                 .build()
                 .map_err(|error| error.to_string())?,
-            limiter: limiter(case, &clock)?,
+            limiter: limiter(case, &clock, memory())?,
             clock,
             shown: Shown::new(&case.settings)?,
         })
     }
 }
 
-/// A limiter with the case's rules and settings.
-pub(super) fn limiter(case: &Case, clock: &ManualClock) -> Result<Limiter, String> {
+pub(super) fn memory() -> AnyStore {
     let config = Config {
         max_counters: 10_000,
         when_full: WhenFull::Deny,
     };
+    AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2)))
+}
+
+/// A limiter with the case's rules and settings.
+pub(super) fn limiter(
+    case: &Case,
+    clock: &ManualClock,
+    store: AnyStore,
+) -> Result<Limiter, String> {
     let mode = if case.settings.stop_when_over {
         ChargeMode::OthersStandStill
     } else {
@@ -53,7 +61,7 @@ pub(super) fn limiter(case: &Case, clock: &ManualClock) -> Result<Limiter, Strin
     };
     let limiter = Limiter::new(
         Clock::Manual(clock.clone()),
-        AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2))),
+        store,
         Ladder::none(),
         policy(&case.settings),
         mode,
