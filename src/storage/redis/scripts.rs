@@ -48,10 +48,7 @@ for i, key in ipairs(KEYS) do
       if redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, ARGV[at + 3]) end
     end
     real[key] = after[i]
-  elseif over[i] then
-    before[i] = real[key]
-    after[i] = before[i] + tonumber(ARGV[at])
-  else
+  elseif not over[i] then
     before[i] = real[key]
     after[i] = real[key]
   end

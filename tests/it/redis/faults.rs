@@ -98,7 +98,7 @@ async fn survives(
 
 #[tokio::test]
 async fn a_server_that_is_gone_stopped_full_or_read_only() {
-    let mut server = Server::plain();
+    let server = Server::plain();
     let limiter = limiter(&server.address(), OnStoreFailure::Error).await;
     survives(
         "stopped",
