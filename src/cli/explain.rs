@@ -255,6 +255,9 @@ impl<'a> Explanation<'a> {
         if rule.quota_mode {
             text.push_str(", quota");
         }
+        if rule.leased {
+            text.push_str(", leased");
+        }
         if rule.quota == Some(Quota::Unlimited) {
             text.push_str(", unlimited");
         }

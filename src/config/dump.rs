@@ -8,6 +8,8 @@ use crate::engine::{
     rules::{RuleId, RuleSet},
 };
 
+use super::schema;
+
 /// Rules as JSON: domains sorted by name, rules in file order, each with its
 /// source. Flags stand only where they are true.
 ///
@@ -17,8 +19,16 @@ use crate::engine::{
 pub fn to_json(rules: &RuleSet) -> Value {
     let names = rules.domain_names();
     let domains = names.into_iter().filter_map(|name| {
-        let root = rules.domain(name.as_bytes())?.root();
-        Some(json!({"domain": name, "descriptors": below(rules, root)}))
+        let domain = rules.domain(name.as_bytes())?;
+        let mut value = json!({"domain": name, "descriptors": below(rules, domain.root())});
+        let policy = domain.policy();
+        if let Some(charge) = policy.charge {
+            value["charge"] = json!(schema::word(&schema::CHARGE, charge));
+        }
+        if let Some(failure) = policy.on_store_failure {
+            value["on_store_failure"] = json!(schema::word(&schema::ON_STORE_FAILURE, failure));
+        }
+        Some(value)
     });
     json!({"domains": domains.collect::<Vec<_>>()})
 }
@@ -64,7 +74,10 @@ fn rule(rules: &RuleSet, id: RuleId) -> Map<String, Value> {
         value.insert("value".into(), json!(*detail.value));
     }
     if let Some(quota) = rule.quota {
-        let limit = limit(quota, &detail.name, &detail.replaces);
+        let mut limit = limit(quota, &detail.name, &detail.replaces);
+        if rule.leased {
+            limit.insert("accuracy".into(), json!("leased"));
+        }
         value.insert("rate_limit".into(), Value::Object(limit));
     }
     for (name, flag) in [

@@ -77,11 +77,11 @@ pub(super) enum Choice<T> {
     Given(T, Mark),
 }
 
-const CHARGE: [(&str, ChargePolicy); 2] = [
+pub(super) const CHARGE: [(&str, ChargePolicy); 2] = [
     ("always", ChargePolicy::Always),
     ("all_or_nothing", ChargePolicy::AllOrNothing),
 ];
-const ON_STORE_FAILURE: [(&str, OnStoreFailure); 4] = [
+pub(super) const ON_STORE_FAILURE: [(&str, OnStoreFailure); 4] = [
     ("error", OnStoreFailure::Error),
     ("allow", OnStoreFailure::Allow),
     ("deny", OnStoreFailure::Deny),
@@ -218,6 +218,12 @@ impl Reader<'_, '_> {
                 .collect(),
         })
     }
+}
+
+/// The word for `value`.
+pub(super) fn word<'a, T: PartialEq>(words: &[(&'a str, T)], value: T) -> &'a str {
+    let found = words.iter().find(|(_, other)| *other == value);
+    found.map_or("", |(word, _)| word)
 }
 
 // === impl Choice ===

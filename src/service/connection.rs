@@ -527,3 +527,35 @@ pub(crate) fn is_disconnect(error: &io::Error) -> bool {
             | io::ErrorKind::BrokenPipe
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_clients_deadline_is_read() {
+        for (text, expected) in [
+            ("20m", Some(Duration::from_millis(20))),
+            ("1H", Some(Duration::from_secs(3_600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("250u", Some(Duration::from_micros(250))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("0m", Some(Duration::ZERO)),
+            ("999999999S", None),
+            ("5", None),
+            ("m", None),
+            ("", None),
+            ("-1S", None),
+            ("1\u{e4}", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_bytes(text.as_bytes()).expect("a value");
+            headers.insert("grpc-timeout", value);
+            assert_eq!(time_left(&headers), expected, "{text:?}");
+        }
+        assert_eq!(time_left(&HeaderMap::new()), None);
+    }
+}

@@ -13,13 +13,13 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest as _, Request, State, rejection::BytesRejection},
+    extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::any,
 };
+use http_body_util::BodyExt as _;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -27,7 +27,7 @@ use hyper_util::{
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -45,8 +45,13 @@ use crate::{
 
 /// Bytes of a `/json` body.
 const MAX_BODY_BYTES: usize = 1 << 20;
-/// `/json` requests read and decided at once; each may cost a few megabytes.
+/// `/json` requests decided at once; each may cost a few megabytes.
 const MAX_AT_ONCE: usize = 8;
+/// Bytes of all `/json` bodies that are held: a client that is slow holds
+/// what it has sent, not a place.
+const MAX_HELD_BYTES: usize = 16 << 20;
+/// From a `/json` request's head to the end of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
@@ -64,6 +69,7 @@ pub(crate) struct Http {
 struct Handlers {
     http: Arc<Http>,
     decisions: Arc<Semaphore>,
+    held_bytes: Arc<Semaphore>,
     dumps: Arc<Semaphore>,
 }
 
@@ -142,6 +148,7 @@ fn router(http: Arc<Http>) -> Router {
     let handlers = Handlers {
         http,
         decisions: Arc::new(Semaphore::new(MAX_AT_ONCE)),
+        held_bytes: Arc::new(Semaphore::new(MAX_HELD_BYTES)),
         dumps: Arc::new(Semaphore::new(1)),
     };
     Router::new()
@@ -149,7 +156,6 @@ fn router(http: Arc<Http>) -> Router {
         .route("/json", any(json))
         .route("/rules", any(rules))
         .route("/store", any(store))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(move |request, next| {
             with_deadline(call_timeout, request, next)
         }))
@@ -188,12 +194,13 @@ async fn store(State(handlers): State<Handlers>) -> Response {
 
 async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
     let api = &handlers.http.api;
+    let (body, _held) = match timeout(BODY_TIMEOUT, read(request, &handlers.held_bytes)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err((status, reason))) => return unreadable(api, status, &reason),
+        Err(_) => return unreadable(api, StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),
+    };
     let Ok(_permit) = handlers.decisions.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    };
-    let body = match read(request).await {
-        Ok(body) => body,
-        Err(rejection) => return unreadable(api, rejection.status(), &rejection.body_text()),
     };
     match api.answer_json(&body).await {
         Ok((answer, code)) => (http_code(code), Json(answer)).into_response(),
@@ -204,8 +211,32 @@ async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, BytesRejection> {
-    Bytes::from_request(request, &()).await
+/// The whole body, and the permits for its bytes.
+async fn read(
+    request: Request,
+    held_bytes: &Semaphore,
+) -> Result<(Vec<u8>, SemaphorePermit<'_>), (StatusCode, String)> {
+    let busy = || {
+        let reason = "too many bodies are being read".to_owned();
+        (StatusCode::SERVICE_UNAVAILABLE, reason)
+    };
+    let mut held = held_bytes.try_acquire_many(0).map_err(|_| busy())?;
+    let mut read = vec![];
+    let mut body = request.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if read.len() + data.len() > MAX_BODY_BYTES {
+            let reason = format!("a body of more than {MAX_BODY_BYTES} bytes is too large");
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, reason));
+        }
+        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        held.merge(held_bytes.try_acquire_many(bytes).map_err(|_| busy())?);
+        read.extend_from_slice(&data);
+    }
+    Ok((read, held))
 }
 
 fn http_code(code: Code) -> StatusCode {

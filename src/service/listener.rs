@@ -67,8 +67,10 @@ pub(crate) struct Table {
 
 #[derive(Debug)]
 struct Guest {
-    /// Milliseconds from `Table::opened`, with [`CALLED`] once there was one.
+    /// Milliseconds from `Table::opened`; at first, when it came.
     last_call: AtomicU64,
+    /// How often it has brought calls.
+    turns: AtomicU64,
     taken: Notify,
 }
 
@@ -80,8 +82,9 @@ pub(crate) struct Seat {
     guest: Arc<Guest>,
 }
 
-/// The bit that tells those who have made a call from those who have not.
-const CALLED: u64 = 1 << 63;
+/// A connection that has brought calls so often is a regular: a crowd of those
+/// that come once does not push it out.
+const REGULAR: u64 = 16;
 
 // === impl Listener ===
 
@@ -219,11 +222,13 @@ impl Table {
     }
 
     /// A place for a new connection. When all are taken, the connection that
-    /// has been idle longest has to go.
+    /// has been idle longest has to go: of those that have made no call if
+    /// there are any, else of those that have made few.
     pub(crate) fn seat(self: &Arc<Self>) -> Seat {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let guest = Arc::new(Guest {
             last_call: AtomicU64::new(self.millis(Instant::now())),
+            turns: AtomicU64::new(0),
             taken: Notify::new(),
         });
         let mut seats = self.seats();
@@ -256,10 +261,25 @@ impl Table {
 fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) {
     let longest_idle = seats
         .iter()
-        .min_by_key(|(number, guest)| (guest.last_call.load(Ordering::Relaxed), **number))
+        .min_by_key(|(number, guest)| (guest.standing(), **number))
         .map(|(&number, _)| number);
     if let Some(guest) = longest_idle.and_then(|number| seats.remove(&number)) {
         guest.taken.notify_one();
+    }
+}
+
+// === impl Guest ===
+
+impl Guest {
+    /// Who has less of it goes first.
+    fn standing(&self) -> (u64, u64) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        let rank = match turns {
+            0 => 0,
+            1..REGULAR => 1,
+            REGULAR.. => 2,
+        };
+        (rank, self.last_call.load(Ordering::Relaxed))
     }
 }
 
@@ -274,10 +294,8 @@ impl Seat {
 
     pub(crate) fn set_last_call(&self, at: Instant) {
         let millis = self.table.millis(at);
-        // Any call at all counts for more than having come later.
-        self.guest
-            .last_call
-            .store(millis | CALLED, Ordering::Relaxed);
+        self.guest.last_call.store(millis, Ordering::Relaxed);
+        self.guest.turns.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -290,6 +308,26 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_newcomers_does_not_push_out_a_regular() {
+        let table = Table::new(3);
+        let regular = table.seat();
+        for _ in 0..REGULAR {
+            regular.set_last_call(Instant::now());
+        }
+        let mut crowd = vec![];
+        for _ in 0..20 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let newcomer = table.seat();
+            newcomer.set_last_call(Instant::now());
+            crowd.push(newcomer);
+        }
+        assert!(futures_util::poll!(Box::pin(regular.taken())).is_pending());
+        for gone in &crowd[..18] {
+            gone.taken().await;
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_connection_makes_room() {

@@ -194,19 +194,19 @@ impl MemoryStore {
                 .expect("every key's shard was put in `order`")
         };
         let look = |key: [u64; 2]| tables[place(key)].get(key);
-        let mut fits: SmallVec<[(Cell, bool); 8]> = SmallVec::new();
+        let mut fits: SmallVec<[(Step, bool); 8]> = SmallVec::new();
         for (index, (&key, charge)) in keys.iter().zip(charges).enumerate() {
             // Of equal keys the second sees what the first would leave, but
             // not where it may come to stand still.
             let earlier = keys[..index].iter().rposition(|&other| other == key);
             let old = match earlier.filter(|_| all_or_nothing) {
-                Some(earlier) => Some(fits[earlier].0),
+                Some(earlier) => Some(fits[earlier].0.cell),
                 None => look(key),
             };
             let step = fixed_window(charge.limit.window, old, charge.hits, now);
             let takes = matches!(charge.hits, Hits::Take(_));
             let over = takes && step.observation.after > u64::from(charge.limit.requests);
-            fits.push((step.cell, over));
+            fits.push((step, over));
         }
         let kinds = charges.iter().map(|charge| charge.refuses);
         let mut limits = kinds.zip(fits.iter().map(|(_, over)| *over));
@@ -218,16 +218,15 @@ impl MemoryStore {
         keys.iter()
             .zip(charges)
             .zip(&fits)
-            .map(|((&key, charge), &(_, over))| {
+            .map(|((&key, charge), &(step, over))| {
                 let table = &mut tables[place(key)];
                 if !refused || (over && !all_or_nothing) {
-                    return self.charge_one(table, key, charge, charge.hits, now);
+                    self.charge_one(table, key, charge, charge.hits, now)
+                } else if over {
+                    step.observation
+                } else {
+                    self.charge_one(table, key, charge, Hits::Take(0), now)
                 }
-                let mut seen = self.charge_one(table, key, charge, Hits::Take(0), now);
-                if over {
-                    seen.after = charge.hits.apply(seen.before);
-                }
-                seen
             })
             .collect()
     }

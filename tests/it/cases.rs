@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use boundary::{Boundary, Kind};
+use boundary::{Boundary, Deployment, Kind};
 use format::{Case, Clock, Step};
 
 /// What the suite promises to hold.
@@ -27,8 +27,23 @@ fn the_memory_store_answers_as_expected() {
 }
 
 #[test]
-fn a_redis_store_answers_as_expected() {
-    run(Kind::Redis);
+fn a_redis_server_answers_as_expected() {
+    run(Kind::Redis(Deployment::Plain));
+}
+
+#[test]
+fn a_redis_server_with_tls_and_users_answers_as_expected() {
+    run(Kind::Redis(Deployment::TlsAndUsers));
+}
+
+#[test]
+fn a_redis_server_behind_sentinels_answers_as_expected() {
+    run(Kind::Redis(Deployment::Sentinels));
+}
+
+#[test]
+fn a_redis_cluster_answers_as_expected() {
+    run(Kind::Redis(Deployment::Cluster));
 }
 
 #[test]
@@ -56,6 +71,9 @@ fn run(kind: Kind) {
                 failures.push(format!("{file}: {}\n{failure}", case.name));
             }
         }
+    }
+    if let Kind::Redis(deployment) = kind {
+        deployment.end();
     }
     println!("{ran} cases ran at the boundary {kind:?}");
     assert!(

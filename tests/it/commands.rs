@@ -337,8 +337,14 @@ fn settings_that_make_no_sense_are_refused() {
         (&["--store", "abacus"], &[], "there is no store"),
         (
             &["--compat"],
-            &[("BACKEND_TYPE", "redis")],
-            "--store memory",
+            &[("BACKEND_TYPE", "redis"), ("REDIS_TYPE", "ring")],
+            "REDIS_TYPE cannot be \"ring\"",
+        ),
+        (&["--store", "redis://h:x"], &[], "\"x\" is no port"),
+        (
+            &["--store", "rediss://h", "--redis-tls-cacert", "/nowhere"],
+            &[],
+            "cannot read /nowhere",
         ),
         (&[], &[("BACKEND_TYPE", "memcache")], "there is no store"),
         (

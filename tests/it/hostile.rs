@@ -400,6 +400,32 @@ fn connections_that_do_nothing() {
 }
 
 #[test]
+fn slow_bodies_keep_nobody_waiting() {
+    against("50 slow bodies over HTTP", &[], 1.0, |server| {
+        let head = |length: usize| {
+            format!(
+                "POST /json HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+            )
+        };
+        let mut slow: Vec<Peer> = (0..50).map(|_| Peer::connect(server.http)).collect();
+        for peer in &mut slow {
+            peer.say(format!("{}{{", head(1_000)).as_bytes());
+        }
+        let body = r#"{"domain":"d","descriptors":[{"entries":[{"key":"k","value":"v"}]}]}"#;
+        let mut quick = Peer::connect(server.http);
+        quick.say(format!("{}{body}", head(body.len())).as_bytes());
+        let answer = quick.read_all(Duration::from_secs(1));
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        for peer in &mut slow {
+            let answer = peer.read_all(Duration::from_secs(4));
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        }
+    });
+}
+
+#[test]
 fn bodies_of_fifty_megabytes() {
     const BODY: usize = 50 << 20;
     against("50 MB body over gRPC", &[], 1.5, |server| {

@@ -2,9 +2,12 @@
 
 mod connect;
 mod counting;
+mod failover;
 mod faults;
+mod leases;
 mod proxy;
 pub(crate) mod servers;
+mod together;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

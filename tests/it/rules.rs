@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use ratekeeper::{
     cli::check::{self, Check, Format},
     config::{self, Options, Problems, SourceFile},
-    engine::rules::RuleSet,
+    engine::rules::{ChargePolicy, OnStoreFailure, RuleSet},
 };
 
 const STRICT: Options = Options {
@@ -419,6 +419,42 @@ fn files_of_a_domain_merge_in_the_order_of_their_names() {
         told(&compile(&files, &MERGING).unwrap_err()),
         ["2:2:21 d.k: duplicate descriptor composite key 'd.k'"]
     );
+}
+
+#[test]
+fn files_of_a_domain_agree_on_what_goes_for_all_of_it() {
+    let one = "domain: d\ncharge: all_or_nothing\n";
+    let (same, other) = (
+        "domain: d\ncharge: all_or_nothing\non_store_failure: deny\n",
+        "domain: d\ncharge: always\n",
+    );
+    let rules = compile(&[("1", one), ("2", same)], &MERGING).unwrap();
+    let policy = rules.domain(b"d").unwrap().policy();
+    assert_eq!(policy.charge, Some(ChargePolicy::AllOrNothing));
+    assert_eq!(policy.on_store_failure, Some(OnStoreFailure::Deny));
+    assert_eq!(
+        told(&compile(&[("1", one), ("2", other)], &MERGING).unwrap_err()),
+        ["2:2:9 d: charge differs between files of a domain"]
+    );
+    assert_eq!(
+        config::to_json(&rules),
+        serde_json::json!({"domains": [{
+            "domain": "d",
+            "charge": "all_or_nothing",
+            "on_store_failure": "deny",
+            "descriptors": [],
+        }]})
+    );
+}
+
+#[test]
+fn a_limit_may_be_leased() {
+    let text = "domain: d\ndescriptors:\n- key: a\n  rate_limit: {unit: day, requests_per_unit: 1, accuracy: leased}\n- key: b\n  rate_limit: {unit: day, requests_per_unit: 1, accuracy: exact}\n";
+    let rules = compile(&[("f.yaml", text)], &STRICT).unwrap();
+    let shown = config::to_json(&rules);
+    let limits = &shown["domains"][0]["descriptors"];
+    assert_eq!(limits[0]["rate_limit"]["accuracy"], "leased");
+    assert!(limits[1]["rate_limit"].get("accuracy").is_none());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::{
 
 use ::redis::aio::MultiplexedConnection;
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
 use tokio::{
     runtime::Handle,
     sync::Notify,
@@ -23,8 +24,9 @@ use tokio::{
 };
 
 use super::{
-    batch::{Item, Sight, Work},
+    batch::{Item, Newsroom, Sight, Work},
     connect::{Connector, offset},
+    key::Keys,
     known_over::KnownOver,
     lane::{Condition, Lane, LaneConfig, fail},
     slots::{Node, Topology},
@@ -51,6 +53,7 @@ pub(super) struct Backend {
     replicas: AtomicU32,
     counts: Counts,
     known_over: Arc<KnownOver>,
+    keys: Keys,
     /// Counts refunds: what was learnt before one may be wrong after it.
     refunds: AtomicU64,
     clock: Clock,
@@ -58,6 +61,7 @@ pub(super) struct Backend {
     own_clock: bool,
     /// Stands before the keys of the backend's own.
     prefix: Box<str>,
+    newsroom: Newsroom,
 }
 
 /// Where keys are, and how to get there.
@@ -113,8 +117,10 @@ impl Backend {
         connector: Connector,
         config: LaneConfig,
         prefix: &str,
+        keys: Keys,
         known_over: Arc<KnownOver>,
         (clock, own_clock): (Clock, bool),
+        id: u128,
     ) -> Arc<Self> {
         Arc::new(Self {
             config,
@@ -131,10 +137,15 @@ impl Backend {
             counts: Counts::default(),
             connector,
             known_over,
+            keys,
             refunds: AtomicU64::new(0),
             clock,
             own_clock,
             prefix: prefix.into(),
+            newsroom: Newsroom {
+                channel: format!("{prefix}rk-refunds").into(),
+                name: format!("{id:032x}").into(),
+            },
         })
     }
 
@@ -242,6 +253,10 @@ impl Backend {
         topology.is_none_or(|topology| {
             topology.is_single() || super::slots::slot(a) == super::slots::slot(b)
         })
+    }
+
+    pub(super) fn newsroom(&self) -> &Newsroom {
+        &self.newsroom
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -393,9 +408,13 @@ impl Backend {
 
 impl Backend {
     /// Looks after the backend for as long as it is polled.
-    pub(super) async fn watch(self: Arc<Self>, id: u128) {
+    pub(super) async fn watch(self: Arc<Self>) {
+        tokio::join!(self.keep_looking(), self.hear_of_refunds());
+    }
+
+    async fn keep_looking(self: &Arc<Self>) {
         loop {
-            let result = match timeout(LOOK, self.look(id)).await {
+            let result = match timeout(LOOK, self.look()).await {
                 Ok(result) => result,
                 Err(_) => Err(self.error("no answer to the watcher")),
             };
@@ -415,8 +434,58 @@ impl Backend {
         }
     }
 
+    /// Forgets counters of which another process has given hits back. What was
+    /// not heard may have been anything, so without a connection nothing is
+    /// remembered for long.
+    async fn hear_of_refunds(&self) {
+        loop {
+            self.known_over.forget_all();
+            if let Err(error) = self.listen().await {
+                tracing::debug!(store = %error.store, reason = %error.reason, "refunds of others are not heard of");
+            }
+            sleep(TROUBLED_ROUND).await;
+        }
+    }
+
+    async fn listen(&self) -> Result<(), StoreError> {
+        let node = {
+            let routing = self.routing.load();
+            let nodes = routing.topology.as_ref().map_or(&[][..], Topology::nodes);
+            nodes.first().cloned()
+        };
+        let Some(node) = node else {
+            return Err(self.error("it has not been reached yet"));
+        };
+        let channel = &self.newsroom.channel;
+        let subscription = self.connector.subscribe(&node, channel).await?;
+        let (mut sink, mut news) = subscription.split();
+        self.known_over.forget_all();
+        loop {
+            match timeout(ROUND, news.next()).await {
+                Ok(Some(message)) => self.hear(message.get_payload_bytes()),
+                Ok(None) => return Err(self.error("the connection was lost")),
+                Err(_) => {
+                    let ping = timeout(LOOK, sink.ping::<::redis::Value>()).await;
+                    if !matches!(ping, Ok(Ok(_))) {
+                        return Err(self.error("no answer to a ping"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&self, message: &[u8]) {
+        let name = self.newsroom.name.as_bytes();
+        if let Some((teller, key)) = message.split_at_checked(name.len())
+            && teller != name
+        {
+            self.gives_back();
+            self.known_over.forget(self.keys.hash(key));
+        }
+    }
+
     /// Looks once: topology, clock, processes.
-    pub(super) async fn look(self: &Arc<Self>, id: u128) -> Result<(), StoreError> {
+    pub(super) async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
         let known = self.routing.load().topology.clone();
         let topology = self.connector.topology(known.as_ref()).await?;
         let node = topology
@@ -435,7 +504,7 @@ impl Backend {
         let offset = offset.map_err(|reason| self.error(&reason))?;
         self.offset.store(offset, Ordering::Relaxed);
         self.has_connected();
-        self.count_replicas(&mut connection, offset, id).await
+        self.count_replicas(&mut connection, offset).await
     }
 
     fn replicas_key(&self) -> String {
@@ -447,7 +516,6 @@ impl Backend {
         &self,
         connection: &mut MultiplexedConnection,
         offset: i64,
-        id: u128,
     ) -> Result<(), StoreError> {
         let now = self.clock.now().shifted(offset).as_secs();
         let key = self.replicas_key();
@@ -456,7 +524,7 @@ impl Backend {
             .cmd("ZADD")
             .arg(&key)
             .arg(now)
-            .arg(format!("{id:032x}"));
+            .arg(&*self.newsroom.name);
         let before = now.saturating_sub(GONE.as_secs());
         pipeline
             .cmd("ZREMRANGEBYSCORE")

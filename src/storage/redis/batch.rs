@@ -159,6 +159,14 @@ pub(super) enum News {
     Mortal(u128),
 }
 
+/// Where refunds are told of, so that other processes forget what they know.
+#[derive(Clone, Debug)]
+pub(super) struct Newsroom {
+    pub(super) channel: Box<str>,
+    /// This process's name: what it has told itself is no news.
+    pub(super) name: Box<str>,
+}
+
 /// Whom the flush asks while it is put together.
 pub(super) trait Advice {
     /// This process has not sent the key before, as far as is remembered.
@@ -289,15 +297,15 @@ impl<T> Flush<T> {
     }
 
     /// The commands as they are sent.
-    pub(super) fn pipeline(&self) -> redis::Pipeline {
+    pub(super) fn pipeline(&self, news: &Newsroom) -> redis::Pipeline {
         let mut pipeline = redis::Pipeline::with_capacity(self.commands.len());
         for command in &self.commands {
-            self.write(command, &mut pipeline);
+            self.write(command, news, &mut pipeline);
         }
         pipeline
     }
 
-    fn write(&self, command: &Command, pipeline: &mut redis::Pipeline) {
+    fn write(&self, command: &Command, news: &Newsroom, pipeline: &mut redis::Pipeline) {
         match command {
             Command::Asking => {
                 pipeline.cmd("ASKING");
@@ -319,10 +327,11 @@ impl<T> Flush<T> {
                 let hits = (*hits).min(MOST_IN_SCRIPT);
                 let script = pipeline.cmd("EVAL").arg(scripts::GIVE_BACK).arg(1);
                 script.arg(&*key.bytes).arg(hits).arg(key.ttl);
+                script.arg(&*news.channel).arg(&*news.name);
             }
             Command::Together { item } => {
                 if let Work::Together(together) = &self.items[*item].work {
-                    write_together(together, pipeline);
+                    write_together(together, news, pipeline);
                 }
             }
         }
@@ -422,7 +431,7 @@ fn one(before: i128, after: i128, hits: u64) -> Sight {
     SmallVec::from_slice(&[Seen { before, after }])
 }
 
-fn write_together(together: &Together, pipeline: &mut redis::Pipeline) {
+fn write_together(together: &Together, news: &Newsroom, pipeline: &mut redis::Pipeline) {
     let Together {
         parts,
         mode,
@@ -437,6 +446,7 @@ fn write_together(together: &Together, pipeline: &mut redis::Pipeline) {
         Mode::OthersStandStill => "still",
     });
     command.arg(if *refused { "refused" } else { "" });
+    command.arg(&*news.channel).arg(&*news.name);
     for part in parts {
         let sign = if part.gives_back { "-" } else { "" };
         let hits = part.hits.min(MOST_IN_SCRIPT);

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
     IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates, Value,
-    aio::MultiplexedConnection,
+    aio::{MultiplexedConnection, PubSub},
 };
 use tokio::time::timeout;
 
@@ -83,6 +83,25 @@ impl Connector {
             Ok(connection)
         };
         match timeout(self.0.connect_timeout, connect).await {
+            Ok(result) => result,
+            Err(_) => Err(self.error(format!("no connection within {:?}", self.0.connect_timeout))),
+        }
+    }
+
+    /// Hears what is told on `channel` at `node`.
+    ///
+    /// # Errors
+    /// There is no connection within the time-out.
+    pub(super) async fn subscribe(&self, node: &Node, channel: &str) -> Result<PubSub, StoreError> {
+        let failed = |error: redis::RedisError| self.error(error.to_string());
+        let subscribe = async {
+            let server = self.server(node).await?;
+            let client = self.client(&server).map_err(failed)?;
+            let mut subscription = client.get_async_pubsub().await.map_err(failed)?;
+            subscription.subscribe(channel).await.map_err(failed)?;
+            Ok(subscription)
+        };
+        match timeout(self.0.connect_timeout, subscribe).await {
             Ok(result) => result,
             Err(_) => Err(self.error(format!("no connection within {:?}", self.0.connect_timeout))),
         }

@@ -111,6 +111,13 @@ impl KnownOver {
         cache.insert(key, Arc::new(known));
     }
 
+    /// Forgets all counters.
+    pub(super) fn forget_all(&self) {
+        if let Some(cache) = &self.cache {
+            cache.invalidate_all();
+        }
+    }
+
     /// Takes refused so far.
     pub(super) fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)

@@ -293,7 +293,11 @@ impl Lane {
         );
         self.count(&flush);
         let mut probe = connection.clone();
-        let pipeline = flush.pipeline();
+        let Some(backend) = self.backend.upgrade() else {
+            return Ok(());
+        };
+        let pipeline = flush.pipeline(backend.newsroom());
+        drop(backend);
         let reply = connection.send_packed_commands(&pipeline, 0, flush.len());
         tokio::pin!(reply);
         let replies = tokio::select! {

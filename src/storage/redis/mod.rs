@@ -90,8 +90,6 @@ pub struct Config {
 #[derive(Debug)]
 pub struct RedisStore {
     shared: Arc<Shared>,
-    /// Names this process among those that share the store.
-    id: u128,
 }
 
 /// What calls need, wherever they run.
@@ -161,6 +159,7 @@ impl RedisStore {
             deadline: config.deadline,
             max_queue: config.max_queue,
         };
+        let keys = Keys::new(config.format, &config.prefix, seed);
         let known_over = Arc::new(KnownOver::new(config.known_over));
         let backend = |address: &Address| -> Result<Arc<Backend>, StoreError> {
             let connector = Connector::new(address.clone(), &config.tls, config.connect_timeout)?;
@@ -168,19 +167,20 @@ impl RedisStore {
                 connector,
                 lanes,
                 &config.prefix,
+                keys.clone(),
                 Arc::clone(&known_over),
                 (clock.clone(), config.own_clock),
+                id,
             ))
         };
         Ok(Self {
             shared: Arc::new(Shared {
-                keys: Keys::new(config.format, &config.prefix, seed),
+                keys: keys.clone(),
                 jitter: config.jitter,
                 main: backend(&config.address)?,
                 per_second: config.per_second.as_ref().map(backend).transpose()?,
                 known_over: Arc::clone(&known_over),
             }),
-            id,
         })
     }
 
@@ -200,7 +200,7 @@ impl RedisStore {
     pub async fn first_look(&self, patience: Duration) -> Result<(), StoreError> {
         let look = async {
             for backend in self.shared.backends() {
-                backend.look(self.id).await?;
+                backend.look().await?;
             }
             Ok(())
         };
@@ -213,10 +213,10 @@ impl RedisStore {
     /// Looks after the store for as long as it is polled: where keys are, its
     /// clock, who else is there.
     pub async fn watch(&self) {
-        let main = Arc::clone(&self.shared.main).watch(self.id);
+        let main = Arc::clone(&self.shared.main).watch();
         match &self.shared.per_second {
             Some(other) => {
-                tokio::join!(main, Arc::clone(other).watch(self.id));
+                tokio::join!(main, Arc::clone(other).watch());
             }
             None => main.await,
         }

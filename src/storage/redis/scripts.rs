@@ -2,16 +2,19 @@
 //! declared and of one slot; nothing here is newer than Redis 6.2.
 
 /// `KEYS[1]` loses `ARGV[1]` hits, down to 0. Returns the count before it was
-/// cut to 0; `ARGV[2]`: seconds to live, for a key that has none.
+/// cut to 0; `ARGV[2]`: seconds to live, for a key that has none. Says so on
+/// the channel `ARGV[3]`, in the name of `ARGV[4]`, if that is allowed.
 pub(super) const GIVE_BACK: &str = "\
 local after = redis.call('DECRBY', KEYS[1], ARGV[1])
 if after < 0 then redis.call('SET', KEYS[1], '0', 'KEEPTTL') end
 if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+redis.pcall('PUBLISH', ARGV[3], ARGV[4] .. KEYS[1])
 return after";
 
 /// Counts on all of `KEYS` or, if the request is refused, on none (`nothing`)
 /// or on those over their limit (`still`). `ARGV[1]` is which, `ARGV[2]` is
-/// `refused` where that is known before; then for each key: hits (given back with a minus), limit, whether being over refuses
+/// `refused` where that is known before, `ARGV[3]` and `ARGV[4]` are channel and
+/// name, to say of refunds; then for each key: hits (given back with a minus), limit, whether being over refuses
 /// (`never`, `alone`, with all `others`), seconds to live. Returns counts
 /// before and after, key by key.
 pub(super) const TOGETHER: &str = "\
@@ -19,7 +22,7 @@ local still = ARGV[1] == 'still'
 local real, count, before, after, over = {}, {}, {}, {}, {}
 local refused, others, others_over = ARGV[2] == 'refused', 0, 0
 for i, key in ipairs(KEYS) do
-  local at = i * 4 - 1
+  local at = i * 4 + 1
   if not real[key] then
     real[key] = math.max(0, tonumber(redis.call('GET', key) or '0'))
     count[key] = real[key]
@@ -39,7 +42,7 @@ end
 refused = refused or (others > 0 and others == others_over)
 local seen = {}
 for i, key in ipairs(KEYS) do
-  local at = i * 4 - 1
+  local at = i * 4 + 1
   if not refused or (still and over[i]) then
     before[i] = real[key]
     after[i] = math.max(0, before[i] + tonumber(ARGV[at]))
@@ -48,10 +51,10 @@ for i, key in ipairs(KEYS) do
       if redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, ARGV[at + 3]) end
     end
     real[key] = after[i]
-  elseif over[i] then
-    before[i] = real[key]
-    after[i] = before[i] + tonumber(ARGV[at])
-  else
+    if string.sub(ARGV[at], 1, 1) == '-' then
+      redis.pcall('PUBLISH', ARGV[3], ARGV[4] .. key)
+    end
+  elseif not over[i] then
     before[i] = real[key]
     after[i] = real[key]
   end

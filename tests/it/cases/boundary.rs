@@ -6,6 +6,8 @@ mod grpc;
 mod redis;
 mod store;
 
+pub(super) use redis::Deployment;
+
 use ratekeeper::{
     config::{self, Options, SourceFile},
     engine::{
@@ -35,7 +37,8 @@ pub(super) enum Kind {
     /// A server, asked over gRPC.
     Grpc,
     /// The limiter with a real Redis; for every case of `Store`.
-    Redis,
+    #[serde(skip)]
+    Redis(Deployment),
 }
 
 /// What an answer tells beyond statuses and headers.
@@ -55,7 +58,7 @@ pub(super) fn start(kind: Kind, case: &Case) -> Result<Box<dyn Boundary>, String
     match kind {
         Kind::Engine => Ok(Box::new(engine::Engine::new(case)?)),
         Kind::Store => Ok(Box::new(store::Store::new(case)?)),
-        Kind::Redis => Ok(Box::new(redis::Redis::new(case)?)),
+        Kind::Redis(deployment) => Ok(Box::new(redis::Redis::new(deployment, case)?)),
         Kind::Grpc => Ok(Box::new(grpc::Grpc::new(case)?)),
     }
 }

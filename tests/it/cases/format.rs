@@ -171,12 +171,11 @@ const KINDS: [&str; 6] = ["total", "over", "near", "within", "shadow", "back"];
 
 impl Case {
     pub(super) fn applies_to(&self, kind: Kind) -> bool {
-        let kinds = self.boundaries.as_deref();
-        let kind = if kind == Kind::Redis {
-            Kind::Store
-        } else {
-            kind
+        let kind = match kind {
+            Kind::Redis(_) => Kind::Store,
+            kind => kind,
         };
+        let kinds = self.boundaries.as_deref();
         kinds.is_none_or(|kinds| kinds.contains(&kind))
     }
 }

@@ -387,6 +387,68 @@ async fn processes_with_wrong_clocks_agree() {
     assert_eq!(server.command(&["KEYS", "*few*"]).lines().count(), 1);
 }
 
+// === several processes ===
+
+/// Looks after two stores as the service does.
+async fn watched<T>(one: &Limiter, other: &Limiter, work: impl Future<Output = T>) -> T {
+    let store = |limiter| match Limiter::store(limiter) {
+        AnyStore::Redis(store) => store,
+        AnyStore::Memory(_) => panic!("it is in Redis"),
+    };
+    tokio::select! {
+        result = work => result,
+        () = store(one).watch() => unreachable!("it never ends"),
+        () = store(other).watch() => unreachable!("it never ends"),
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_another_process_is_heard_of() {
+    let server = Server::plain();
+    let config = settings(&server.address());
+    let (one, other) = (limiter(RULES, &config).await, limiter(RULES, &config).await);
+    watched(&one, &other, async {
+        let listeners =
+            || server.command(&["PUBSUB", "NUMSUB", &format!("{}rk-refunds", config.prefix)]);
+        while listeners().lines().nth(1) != Some("2") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..4 {
+            code(ask(&one, &[("few", "x")], Hits::Take(1)).await);
+        }
+        assert_eq!(
+            code(ask(&one, &[("few", "x")], Hits::Take(1)).await),
+            Code::OverLimit
+        );
+        code(ask(&other, &[("few", "x")], Hits::GiveBack(1)).await);
+        let mut asked = 0;
+        while code(ask(&one, &[("few", "x")], Hits::Take(1)).await) == Code::OverLimit {
+            asked += 1;
+            assert!(asked < 1_000, "the refund was not heard of");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn processes_know_how_many_they_are() {
+    let server = Server::plain();
+    let config = settings(&server.address());
+    let (one, other) = (limiter(RULES, &config).await, limiter(RULES, &config).await);
+    let replicas = |limiter: &Limiter| match limiter.store() {
+        AnyStore::Redis(store) => store.replicas(),
+        AnyStore::Memory(_) => panic!("it is in Redis"),
+    };
+    assert_eq!((replicas(&one), replicas(&other)), (1, 2));
+    watched(&one, &other, async {
+        while replicas(&one) != 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 // === calls that nobody waits for ===
 
 #[tokio::test]

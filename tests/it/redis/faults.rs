@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     ask, limiter_over,
     proxy::{Network, Proxy},
-    servers::{Server, wait_until},
+    servers::{Cluster, Sentinels, Server, wait_until},
     settings, store,
 };
 use crate::process;
@@ -98,7 +98,7 @@ async fn survives(
 
 #[tokio::test]
 async fn a_server_that_is_gone_stopped_full_or_read_only() {
-    let mut server = Server::plain();
+    let server = Server::plain();
     let limiter = limiter(&server.address(), OnStoreFailure::Error).await;
     survives(
         "stopped",
@@ -230,6 +230,45 @@ async fn what_was_admitted_locally_is_counted_later() {
     assert_eq!(server.command(&["GET", key.trim()]).trim(), "4");
 }
 
+#[tokio::test]
+async fn no_more_calls_wait_than_there_is_room_for() {
+    let server = Server::plain();
+    let config = Config {
+        max_queue: 10,
+        ..settings(&server.address())
+    };
+    let store = store(&config, Clock::System);
+    store.take_seat();
+    let limiter = limiter_over(RULES, store, OnStoreFailure::Error);
+    is_well(&limiter, Duration::from_secs(10)).await;
+    server.stop();
+    // One is sent, ten wait, the others do not.
+    let first = ask(&limiter, &[("many", "x")], Hits::Take(1));
+    tokio::pin!(first);
+    let soon = Duration::from_millis(50);
+    assert!(tokio::time::timeout(soon, &mut first).await.is_err());
+    let values: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let entries: Vec<[(&str, &str); 1]> = values
+        .iter()
+        .map(|value| [("many", value.as_str())])
+        .collect();
+    let asks = entries
+        .iter()
+        .map(|entries| ask(&limiter, entries, Hits::Take(1)));
+    let all = futures_util::future::join_all(asks);
+    let go_on = async {
+        sleep(soon).await;
+        server.cont();
+    };
+    let (answers, ()) = tokio::join!(all, go_on);
+    let (well, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((well.len(), failed.len()), (10, 90));
+    for failure in failed {
+        let error = failure.expect_err("failed").to_string();
+        assert!(error.contains("too many calls wait"), "{error}");
+    }
+}
+
 // === the process ===
 
 #[test]
@@ -260,6 +299,59 @@ fn starts_without_a_store_and_ends_while_it_is_stopped() {
     let ended = app.end(Duration::from_secs(1));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     server.cont();
+}
+
+#[test]
+fn takes_the_references_settings() {
+    let server = Server::plain();
+    let url = format!("127.0.0.1:{}", server.port);
+    let flags = [
+        "--compat",
+        "--redis-socket-type",
+        "tcp",
+        "--redis-url",
+        &url,
+        "--drain-delay",
+        "0s",
+    ];
+    let app = process::Server::start(RULES, &flags);
+    let body = r#"{"domain":"d","descriptors":[{"entries":[{"key":"few","value":"x"}]}]}"#;
+    wait_until("decision", || post(&app, body).starts_with("200"));
+    let keys = server.command(&["KEYS", "d_few_x_*"]);
+    assert_eq!(keys.lines().count(), 1, "in the reference's format: {keys}");
+    let cluster = Cluster::start();
+    let url = cluster.address().replace("redis-cluster://", "");
+    let flags = [
+        "--compat",
+        "--redis-type",
+        "CLUSTER",
+        "--redis-url",
+        &url,
+        "--drain-delay",
+        "0s",
+    ];
+    let app = process::Server::start(RULES, &flags);
+    wait_until("decision", || post(&app, body).starts_with("200"));
+    let set = Sentinels::start(Some("geheim"), Some("wache"));
+    let url = set
+        .address("", "")
+        .replace("redis-sentinel://", "limits,")
+        .replace("/limits", "");
+    let flags = [
+        "--compat",
+        "--redis-type",
+        "sentinel",
+        "--redis-url",
+        &url,
+        "--redis-auth",
+        "geheim",
+        "--redis-sentinel-auth",
+        "wache",
+        "--drain-delay",
+        "0s",
+    ];
+    let app = process::Server::start(RULES, &flags);
+    wait_until("decision", || post(&app, body).starts_with("200"));
 }
 
 fn get(app: &process::Server, path: &str) -> String {

@@ -77,25 +77,20 @@ fn charge(
     mode: Mode,
     now: Timestamp,
 ) -> Vec<Observation> {
-    let over = goes_over(cells, charges, mode, now);
-    let mut kinds = charges
-        .iter()
-        .map(|charge| charge.refuses)
-        .zip(over.clone());
+    let trial = trial(cells, charges, mode, now);
+    let over = trial.iter().map(|&(_, over)| over);
+    let mut kinds = charges.iter().map(|charge| charge.refuses).zip(over);
     let refused = match mode {
         Mode::Always => false,
         Mode::OthersStandStill => kinds.any(|(refuses, over)| over && refuses != Refuses::Never),
         Mode::AllOrNothing => Refuses::any(kinds),
     };
     let mut observations = vec![];
-    for (charge, over) in charges.iter().zip(over) {
+    for (charge, (tried, over)) in charges.iter().zip(trial) {
         let counts = !refused || (over && mode == Mode::OthersStandStill);
         let hits = if counts { charge.hits } else { Hits::Take(0) };
-        let mut observation = step(cells, charge, hits, now);
-        if over && !counts {
-            observation.after = charge.hits.apply(observation.before);
-        }
-        observations.push(observation);
+        let observation = step(cells, charge, hits, now);
+        observations.push(if over && !counts { tried } else { observation });
     }
     observations
 }
@@ -113,14 +108,14 @@ fn step(
     step.observation
 }
 
-/// Which would be over. One after the other, unless they may come to stand
-/// still: then each as if it were alone.
-fn goes_over(
+/// What each would see, and whether it would be over. One after the other,
+/// unless they may come to stand still: then each as if it were alone.
+fn trial(
     cells: &HashMap<Vec<u8>, Cell>,
     charges: &[Charge<'_>],
     mode: Mode,
     now: Timestamp,
-) -> Vec<bool> {
+) -> Vec<(Observation, bool)> {
     let mut trial = cells.clone();
     charges
         .iter()
@@ -130,7 +125,8 @@ fn goes_over(
             }
             let seen = step(&mut trial, charge, charge.hits, now);
             let takes = matches!(charge.hits, Hits::Take(_));
-            takes && seen.after > u64::from(charge.limit.requests)
+            let over = takes && seen.after > u64::from(charge.limit.requests);
+            (seen, over)
         })
         .collect()
 }

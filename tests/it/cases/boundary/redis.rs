@@ -1,12 +1,15 @@
 //! The limiter over a real Redis, with a clock that the case moves.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex};
 
 use ratekeeper::{
     clock::{Clock, ManualClock},
     engine::time::Timestamp,
     limiter::Limiter,
-    storage::{AnyStore, redis::Config},
+    storage::{
+        AnyStore,
+        redis::{Config, address::TlsFiles},
+    },
 };
 use tokio::runtime::{self, Runtime};
 
@@ -18,7 +21,13 @@ use super::{
     Boundary, Shown, Shows, decision_lines,
     store::limiter,
 };
-use crate::redis::{self, servers::Server};
+use crate::{
+    redis::{
+        self,
+        servers::{Certificates, Cluster, Options, Sentinels, Server},
+    },
+    support::PATIENCE,
+};
 
 pub(super) struct Redis {
     runtime: Runtime,
@@ -27,25 +36,101 @@ pub(super) struct Redis {
     shown: Shown,
 }
 
-/// One server for all cases: each has its own keys.
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::plain)
+/// How Redis is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Deployment {
+    Plain,
+    TlsAndUsers,
+    Sentinels,
+    Cluster,
+}
+
+/// Servers for all cases: each has its own keys.
+struct Servers {
+    address: String,
+    tls: TlsFiles,
+    _held: Box<dyn Send + Sync>,
+}
+
+/// By deployment. What is static is never dropped: it has to be taken out.
+static RUNNING: [Mutex<Option<Arc<Servers>>>; 4] = [const { Mutex::new(None) }; 4];
+
+impl Deployment {
+    /// Its servers; started the first time.
+    fn servers(self) -> Arc<Servers> {
+        let mut running = RUNNING[self as usize].lock().expect("whole");
+        Arc::clone(running.get_or_insert_with(|| Arc::new(self.start())))
+    }
+
+    /// Ends its servers, after all cases.
+    pub(in super::super) fn end(self) {
+        drop(RUNNING[self as usize].lock().expect("whole").take());
+    }
+
+    fn start(self) -> Servers {
+        match self {
+            Self::Plain => {
+                let server = Server::plain();
+                Servers::new(server.address(), TlsFiles::default(), server)
+            }
+            Self::TlsAndUsers => {
+                let certificates = Certificates::make();
+                let server = Server::start(&Options {
+                    tls: Some(&certificates),
+                    arguments: &["--user", "limits", "on", ">geheim", "~*", "&*", "+@all"],
+                    ..Options::default()
+                });
+                let address = format!("rediss://limits:geheim@127.0.0.1:{}", server.port);
+                let files = TlsFiles {
+                    ca: Some(certificates.path("ca.crt")),
+                    cert: Some(certificates.path("client.crt")),
+                    key: Some(certificates.path("client.key")),
+                    skip_hostname_verification: false,
+                };
+                Servers::new(address, files, (server, certificates))
+            }
+            Self::Sentinels => {
+                let set = Sentinels::start(None, Some("wache"));
+                let address = set.address("", "?sentinel_password=wache");
+                Servers::new(address, TlsFiles::default(), set)
+            }
+            Self::Cluster => {
+                let cluster = Cluster::start();
+                Servers::new(cluster.address(), TlsFiles::default(), cluster)
+            }
+        }
+    }
+}
+
+impl Servers {
+    fn new(address: String, tls: TlsFiles, held: impl Send + Sync + 'static) -> Self {
+        Self {
+            address,
+            tls,
+            _held: Box::new(held),
+        }
+    }
 }
 
 impl Redis {
-    pub(super) fn new(case: &Case) -> Result<Self, String> {
+    pub(super) fn new(deployment: Deployment, case: &Case) -> Result<Self, String> {
         let clock = ManualClock::default();
+        let servers = deployment.servers();
         let config = Config {
             own_clock: true,
-            ..redis::settings(&server().address())
+            tls: servers.tls.clone(),
+            ..redis::settings(&servers.address)
         };
         let store = redis::store(&config, Clock::Manual(clock.clone()));
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        runtime.block_on(async { store.take_seat() });
+        runtime.block_on(async {
+            store.take_seat();
+            let looked = store.first_look(PATIENCE).await;
+            looked.map_err(|error| error.to_string())
+        })?;
         Ok(Self {
             limiter: limiter(case, &clock, AnyStore::Redis(store))?,
             runtime,

@@ -9,6 +9,8 @@
 //! `cargo bench --bench service -- --help` tells the options. The output is
 //! a page of Markdown. Linux, at least two cores, `taskset`.
 
+mod redis;
+
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -48,6 +50,15 @@ descriptors:
     rate_limit:
       unit: hour
       requests_per_unit: 4000000000
+  - key: leased
+    rate_limit:
+      unit: hour
+      requests_per_unit: 4000000000
+      accuracy: leased
+  - key: over
+    rate_limit:
+      unit: hour
+      requests_per_unit: 1
 ";
 
 /// Compares `ratekeeper serve` with a tonic server that does nothing.
@@ -111,6 +122,8 @@ enum Part {
     Open,
     /// One worker against two.
     Scaling,
+    /// Counting in a Redis of its own, under several loads.
+    Redis,
 }
 
 fn main() -> Result<ExitCode> {
@@ -134,8 +147,9 @@ fn measure(args: &Args) -> Result<()> {
         match part {
             Part::Saturated => saturated(args)?,
             Part::Open => open(args)?,
-            Part::Scaling if args.floor_only => {}
+            Part::Scaling | Part::Redis if args.floor_only => {}
             Part::Scaling => scaling(args)?,
+            Part::Redis => redis::measure(args)?,
         }
     }
     Ok(())
@@ -169,7 +183,7 @@ fn take_turns(args: &Args, rate: Option<f64>) -> Result<()> {
         if !args.floor_only {
             let row = Row::new(&load_on(
                 args,
-                &Server::ratekeeper(args, 1, SERVER_CORE)?,
+                &Server::ratekeeper(args, 1, SERVER_CORE, "memory")?,
                 rate,
             )?);
             println!(
@@ -205,9 +219,17 @@ fn scaling(args: &Args) -> Result<()> {
     let mut ratios = vec![];
     for round in 1..=args.rounds.get() {
         pin_generator(GENERATOR_CORE)?;
-        let one = load_on(args, &Server::ratekeeper(args, 1, SERVER_CORE)?, None)?;
+        let one = load_on(
+            args,
+            &Server::ratekeeper(args, 1, SERVER_CORE, "memory")?,
+            None,
+        )?;
         pin_generator(BOTH_CORES)?;
-        let two = load_on(args, &Server::ratekeeper(args, 2, BOTH_CORES)?, None)?;
+        let two = load_on(
+            args,
+            &Server::ratekeeper(args, 2, BOTH_CORES, "memory")?,
+            None,
+        )?;
         let ratio = two.decisions_per_second / one.decisions_per_second;
         for (workers, report, ratio) in [(1, &one, 1.0), (2, &two, ratio)] {
             println!(
@@ -230,12 +252,35 @@ fn scaling(args: &Args) -> Result<()> {
 }
 
 fn load_on(args: &Args, server: &Server, rate: Option<f64>) -> Result<Report> {
-    let descriptor = "user={key}".parse().context("the descriptor")?;
+    let report = run(
+        args,
+        server,
+        rate,
+        "user={key}",
+        args.keys,
+        Distribution::Uniform,
+    )?;
+    ensure!(
+        report.errors.total == 0 && report.over_limit == 0,
+        "not every request passed:\n{report}"
+    );
+    Ok(report)
+}
+
+fn run(
+    args: &Args,
+    server: &Server,
+    rate: Option<f64>,
+    descriptor: &str,
+    keys: NonZeroU64,
+    distribution: Distribution,
+) -> Result<Report> {
+    let descriptor = descriptor.parse().context("the descriptor")?;
     let options = Options {
         addr: server.addr.to_string(),
-        request: RequestTemplate::new("bench", &[descriptor], 1, args.keys.get()),
-        keys: args.keys,
-        distribution: Distribution::Uniform,
+        request: RequestTemplate::new("bench", &[descriptor], 1, keys.get()),
+        keys,
+        distribution,
         connections: args.connections,
         concurrency: args.concurrency,
         amount: Amount::Time(Duration::from_secs_f64(args.seconds)),
@@ -245,12 +290,7 @@ fn load_on(args: &Args, server: &Server, rate: Option<f64>) -> Result<Report> {
         patience: Duration::from_secs(10),
         server_pid: NonZeroU32::new(server.process.id()),
     };
-    let report = load::run(&options, &mut |_| {})?;
-    ensure!(
-        report.errors.total == 0 && report.over_limit == 0,
-        "not every request passed:\n{report}"
-    );
-    Ok(report)
+    Ok(load::run(&options, &mut |_| {})?)
 }
 
 // === figures ===
@@ -392,20 +432,13 @@ impl Server {
         Self::start(command, addr, None)
     }
 
-    fn ratekeeper(args: &Args, workers: usize, cores: &str) -> Result<Self> {
+    fn ratekeeper(args: &Args, workers: usize, cores: &str, store: &str) -> Result<Self> {
         let rules = tempfile::tempdir()?;
         std::fs::write(rules.path().join("bench.yaml"), RULES)?;
         let (grpc, http) = (free_addr()?, free_addr()?);
         let mut command = pinned(cores, &args.program);
         command
-            .args([
-                "serve",
-                "--store",
-                "memory",
-                "--drain-delay",
-                "0s",
-                "--rules",
-            ])
+            .args(["serve", "--store", store, "--drain-delay", "0s", "--rules"])
             .arg(rules.path())
             .args(["--grpc-addr", &grpc.to_string()])
             .args(["--http-addr", &http.to_string()])
