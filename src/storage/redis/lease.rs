@@ -164,6 +164,15 @@ impl Leases {
         }
     }
 
+    /// Gives up what is not spent of one counter: a refund may have been of
+    /// hits that were taken in advance.
+    pub(super) fn forget(&mut self, key: u128) {
+        if let Some(lease) = self.leases.get_mut(&key) {
+            self.outstanding -= lease.balance;
+            lease.balance = 0;
+        }
+    }
+
     /// Gives up all that is not spent: the store may have forgotten it.
     pub(super) fn clear(&mut self) {
         self.leases.clear();

@@ -9,7 +9,7 @@ use std::{collections::HashMap, ops::Range};
 use redis::{Arg, Pipeline, Value};
 
 use super::*;
-use crate::storage::redis::batch::{Advice, Flush, Item, Key, News, Work};
+use crate::storage::redis::batch::{Advice, Flush, Item, Key, News, Newsroom, Work};
 
 const MICROS: u64 = 1_000;
 const MILLIS: u64 = 1_000_000;
@@ -237,6 +237,12 @@ impl Process {
         }
     }
 
+    fn hear_of_refund(&mut self, key: u128) {
+        self.known_over.remove(&key);
+        self.leases.forget(key);
+        self.owned.remove(&key);
+    }
+
     fn give_up_leases(&mut self) {
         self.leases.clear();
         self.owned.clear();
@@ -303,7 +309,11 @@ impl Simulation {
             return;
         }
         if flight.arrives {
-            let pipeline = flight.flush.pipeline();
+            let newsroom = Newsroom {
+                channel: "".into(),
+                name: "".into(),
+            };
+            let pipeline = flight.flush.pipeline(&newsroom);
             flight.done = Some(self.execute(&flight, &pipeline));
             let back = self.now + self.random.within(&self.world.latency);
             self.events.push(Reverse((back, number)));
@@ -347,7 +357,7 @@ impl Simulation {
             } else {
                 self.tallies.entry(key).or_default().taken_off += before - after;
                 for process in &mut self.processes {
-                    process.known_over.remove(&key);
+                    process.hear_of_refund(key);
                 }
             }
         }
@@ -367,6 +377,7 @@ impl Simulation {
         let mut advance = done.advance;
         let mut told = done.told.into_iter();
         let tallies = &mut self.tallies;
+        let mut given_back = vec![];
         let Process {
             leases,
             known_over,
@@ -387,10 +398,11 @@ impl Simulation {
             |item, sight| {
                 let seen = sight.expect("no errors here")[0];
                 assert_eq!(Some(seen), told.next(), "its position, no other");
+                let Hit { key, hits, limit } = item.tag;
                 if matches!(item.work, Work::GiveBack(..)) {
+                    given_back.push(key);
                     return;
                 }
-                let Hit { key, hits, limit } = item.tag;
                 let tally = tallies.entry(key).or_default();
                 if seen.after <= limit.into() {
                     tally.admitted += hits;
@@ -403,6 +415,9 @@ impl Simulation {
             },
         );
         assert_eq!(told.next(), None, "everybody is told");
+        for key in given_back {
+            process.hear_of_refund(key);
+        }
     }
 
     fn hit(&mut self, hits: u64) -> (Hit, Terms) {

@@ -185,6 +185,19 @@ fn a_store_that_forgets_does_not_confuse() {
 }
 
 #[test]
+fn one_counter_can_be_given_up() {
+    let mut leases = leased();
+    leases.extra(2, TERMS, 1, 1, at(1_000));
+    leases.grant(2, TERMS, 10, 3);
+    leases.forget(1);
+    leases.forget(3);
+    assert_eq!(spend(&mut leases, 1, TERMS, at(2_000)), None);
+    assert_eq!((leases.balance(2), leases.outstanding), (3, 3));
+    leases.grant(1, TERMS, 300, 10);
+    assert_eq!(spend(&mut leases, 1, TERMS, at(2_000)), Some((290, 291)));
+}
+
+#[test]
 fn are_bounded_and_go_when_they_are_over() {
     const MOST: usize = 1_000;
     let mut leases = Leases::new(MOST);
@@ -231,6 +244,7 @@ enum Deed {
     Ask(u64, u64),
     Grant(u64, u64),
     NextFlush,
+    Forget,
     Clear,
 }
 
@@ -244,6 +258,7 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         4 => (any_number(), any_number()).prop_map(|(a, b)| Deed::Ask(a, b)),
         4 => (any_number(), any_number()).prop_map(|(a, b)| Deed::Grant(a, b)),
         2 => Just(Deed::NextFlush),
+        1 => Just(Deed::Forget),
         1 => Just(Deed::Clear),
     ]
 }
@@ -286,6 +301,7 @@ proptest! {
                     *held.entry(key).or_default() += u128::from(extra);
                 }
                 Deed::NextFlush => leases.next_flush(),
+                Deed::Forget => leases.forget(key),
                 Deed::Clear => leases.clear(),
             }
             prop_assert!(leases.leases.len() <= 3);
