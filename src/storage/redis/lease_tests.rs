@@ -216,6 +216,20 @@ fn are_bounded_and_go_when_they_are_over() {
     assert_eq!(leases.visits.len(), 500);
 }
 
+/// Not even while nobody has come to drop it.
+#[test]
+fn nothing_is_spent_after_the_windows_end() {
+    let mut leases = Leases::new(1_000);
+    for key in 0..1_000 {
+        leases.extra(key, TERMS, 1, 1, at(1_000));
+        leases.grant(key, TERMS, 10, 5);
+    }
+    for key in 0..1_000 {
+        assert_eq!(leases.spend(key, 1, TERMS, TERMS.resets), None);
+    }
+    assert_eq!((leases.leases.len(), leases.outstanding), (0, 0));
+}
+
 #[test]
 fn cold_counters_make_room_for_hot_ones() {
     const MOST: u128 = 100;
