@@ -11,9 +11,12 @@
 //!
 //! [`sweep_next`]: MemoryStore::sweep_next
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use hashbrown::{HashTable, hash_table};
@@ -98,6 +101,9 @@ struct Slot {
 /// Counters for each shard that make further shards worth their memory.
 const COUNTERS_PER_SHARD: usize = 4_096;
 const MAX_SHARDS: usize = 256;
+/// A counter is kept for so long after its window, for requests that have read
+/// the clock before and for a clock that steps back a little.
+const GRACE: Duration = Duration::from_secs(5);
 /// A full shard is searched once for so many of its slots, not for each.
 const EVICTED_SHARE: usize = 64;
 
@@ -195,6 +201,7 @@ impl MemoryStore {
         };
         let look = |key: [u64; 2]| tables[place(key)].get(key);
         let mut fits: SmallVec<[(Step, bool); 8]> = SmallVec::new();
+        let mut new = 0;
         for (index, (&key, charge)) in keys.iter().zip(charges).enumerate() {
             // Of equal keys the second sees what the first would leave, but
             // not where it may come to stand still.
@@ -203,7 +210,13 @@ impl MemoryStore {
                 Some(earlier) => Some(fits[earlier].0.cell),
                 None => look(key),
             };
-            let step = fixed_window(charge.limit.window, old, charge.hits, now);
+            let mut step = fixed_window(charge.limit.window, old, charge.hits, now);
+            if old.is_none() && step.cell.count > 0 {
+                new += 1;
+                if self.has_no_room_for(new) {
+                    step.observation = refused_when_full(charge, step);
+                }
+            }
             let takes = matches!(charge.hits, Hits::Take(_));
             let over = takes && step.observation.after > u64::from(charge.limit.requests);
             fits.push((step, over));
@@ -276,14 +289,17 @@ impl MemoryStore {
             }
             WhenFull::Deny | WhenFull::EvictExpiringSoonest => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                let before = u64::from(charge.limit.requests);
-                Observation {
-                    before,
-                    after: before.saturating_add(step.observation.after),
-                    resets: step.observation.resets,
-                }
+                refused_when_full(charge, step)
             }
         }
+    }
+
+    /// So many new counters would be refused, as far as can be seen: other
+    /// threads may come first.
+    fn has_no_room_for(&self, new: usize) -> bool {
+        let live = self.live.load(Ordering::Relaxed);
+        self.config.when_full == WhenFull::Deny
+            && live.saturating_add(new) > self.config.max_counters
     }
 
     /// Makes sure that one more counter may be held, and counts it.
@@ -344,6 +360,16 @@ impl MemoryStore {
     }
 }
 
+/// As if nothing were left.
+fn refused_when_full(charge: &Charge<'_>, step: Step) -> Observation {
+    let before = u64::from(charge.limit.requests);
+    Observation {
+        before,
+        after: before.saturating_add(step.observation.after),
+        resets: step.observation.resets,
+    }
+}
+
 impl Shard {
     /// A panic elsewhere leaves a table whole: nothing in here can unwind
     /// between two steps that belong together.
@@ -375,7 +401,7 @@ impl Table {
     /// Drops slots whose window has ended; says how many.
     fn free_expired(&mut self, now: Timestamp) -> usize {
         self.swept = now.as_secs();
-        self.retain(|cell| cell.expires > now)
+        self.retain(|cell| cell.expires.saturating_add(GRACE) > now)
     }
 
     /// Drops those that would go soonest, a small share of all at once; says
