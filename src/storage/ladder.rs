@@ -18,7 +18,7 @@ use crate::engine::{
     descriptor::Hits,
     key::HashSeed,
     limit::Limit,
-    plan::{Charge, PerDescriptor},
+    plan::{Charge, PerDescriptor, Refuses},
     rules::OnStoreFailure,
     time::Timestamp,
 };
@@ -128,16 +128,29 @@ impl Ladder {
             return;
         };
         let replicas = self.replicas.unwrap_or_else(|| store.replicas()).max(1);
+        // What the store knows to be over refuses the whole request.
+        let is_refused = mode == ChargeMode::AllOrNothing
+            && seen.iter().zip(charges).any(|(seen, charge)| {
+                let limit = u64::from(charge.limit.requests);
+                let over = seen.is_some_and(|seen| seen.after > limit);
+                over && charge.refuses == Refuses::Alone
+            });
         let missing = |place: &usize| seen[*place].is_none();
         let places: PerDescriptor<usize> = (0..charges.len()).filter(missing).collect();
         let shares: PerDescriptor<Charge<'_>> = places
             .iter()
-            .map(|&place| share(&charges[place], replicas))
+            .map(|&place| {
+                let mut share = share(&charges[place], replicas);
+                if is_refused {
+                    share.hits = Hits::Take(0);
+                }
+                share
+            })
             .collect();
         let counted = self.local.charge(&shares, mode, now);
         for ((place, share), counted) in places.into_iter().zip(&shares).zip(counted) {
             let charge = &charges[place];
-            let admitted = match charge.hits {
+            let admitted = match share.hits {
                 Hits::Take(hits) if counted.after <= share.limit.requests.into() => {
                     // A request that is charged all or nothing may have been
                     // refused by another of its limits.
