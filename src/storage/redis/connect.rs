@@ -169,7 +169,9 @@ impl Connector {
         let mut connection = self.open(server).await?;
         let mut command = redis::cmd("CLUSTER");
         let reply = connection.send_packed_command(command.arg("SLOTS")).await;
-        let reply = reply.map_err(|error| self.error(error.to_string()))?;
+        let reply = reply
+            .and_then(Value::extract_error)
+            .map_err(|error| self.error(format!("{}: {error}", server.place)))?;
         let host = match &server.place {
             Place::Tcp { host, .. } => host.as_str(),
             Place::Unix(_) => "127.0.0.1",
@@ -276,7 +278,7 @@ impl Connector {
     /// Only a primary takes writes.
     async fn check_role(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
         let reply = connection.send_packed_command(&redis::cmd("ROLE")).await;
-        let role = match reply {
+        let role = match reply.and_then(Value::extract_error) {
             Ok(Value::Array(parts)) => match parts.into_iter().next() {
                 Some(Value::BulkString(role)) => role,
                 Some(Value::SimpleString(role)) => role.into_bytes(),
