@@ -45,7 +45,7 @@ pub enum LimitError {
     NoDescriptors,
     /// No rules have ever been loaded.
     NoRules,
-    /// The caller's time was up before anything was counted for it.
+    /// The caller's time was up; whether its hits were counted is unknown.
     TooLate,
     /// The store could not count.
     Store(StoreError),
@@ -190,7 +190,9 @@ impl fmt::Display for LimitError {
             Self::EmptyDomain => f.write_str("rate limit domain must not be empty"),
             Self::NoDescriptors => f.write_str("rate limit descriptor list must not be empty"),
             Self::NoRules => f.write_str("no rate limit configuration loaded"),
-            Self::TooLate => f.write_str("the deadline passed before the store was asked"),
+            Self::TooLate => {
+                f.write_str("the caller's deadline passed before there was a decision")
+            }
             Self::Store(error) => error.fmt(f),
         }
     }

@@ -7,11 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::ArgAction;
 use serde_json::json;
 
 use crate::{
     config::{self, Options, Problems, ReadError, ReadOptions, SourceFile, files},
     engine::rules::RuleSet,
+    settings::boolean,
 };
 
 /// Checks rules files without starting anything.
@@ -23,10 +25,12 @@ pub struct Check {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Join files of the same domain.
-    #[arg(long, env = "MERGE_DOMAIN_CONFIG")]
+    #[arg(long, env = "MERGE_DOMAIN_CONFIG", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
     pub merge_domains: bool,
     /// Check and answer as the check tool of envoyproxy/ratelimit does.
-    #[arg(long, env = "RATEKEEPER_COMPAT")]
+    #[arg(long, env = "RATEKEEPER_COMPAT", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
     pub compat: bool,
 }
 

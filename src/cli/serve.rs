@@ -20,6 +20,8 @@ use crate::{
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
 };
 
+/// File descriptors wanted, if the system allows so many.
+const MOST_DESCRIPTORS: u64 = 65_536;
 /// How long a start waits for the store.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let (level, format) = arguments.logging();
     crate::telemetry::logging::start(level, format);
+    allow_connections();
     let limiter = Arc::new(limiter(arguments)?);
     let source = arguments.rules_source()?;
     match load(&source) {
@@ -70,6 +73,14 @@ async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitC
         Ended::AtOnce => tracing::warn!("ended at once by a second signal"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each connection is a file descriptor, and the usual limit is less than
+/// what two listeners may have.
+fn allow_connections() {
+    if let Err(error) = rlimit::increase_nofile_limit(MOST_DESCRIPTORS) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
 }
 
 fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::{Amount, Options, tally::Tally};
+use super::{Options, tally::Tally};
 
 /// The results of a load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -139,7 +139,7 @@ impl Report {
             over_limit: tally.over_limit,
             errors: Errors::new(tally),
             reconnects: tally.reconnects,
-            gave_up: tally.gave_up && matches!(options.amount, Amount::Requests(_)),
+            gave_up: tally.gave_up,
             first_error,
             latency_microseconds: Latencies::new(tally),
             cpu: CpuReport::new(cpu, decisions, seconds),

@@ -116,6 +116,19 @@ impl Call {
         self
     }
 
+    /// Whether it may wait for its client. One that waited for the store takes
+    /// its place now.
+    fn has_place(&mut self) -> bool {
+        match &mut self.place {
+            Some((place, _)) if place.is_empty() => {
+                place.add(1);
+                !place.is_exceeded()
+            }
+            // It has one, or is about to be given one.
+            Some(_) | None => true,
+        }
+    }
+
     /// The store is at work on it.
     pub(crate) fn is_deciding(&self) -> bool {
         matches!(self.state, State::Deciding(..))
@@ -168,9 +181,13 @@ impl Call {
                     self.answer_bytes = data.len();
                     match poll_send(&mut stream, &data, cx) {
                         Poll::Ready(sent) => return Poll::Ready(sent.map(|()| Ended::Answered)),
-                        Poll::Pending => {
+                        Poll::Pending if self.has_place() => {
                             self.state = State::Sending(stream, data);
                             return Poll::Pending;
+                        }
+                        Poll::Pending => {
+                            stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+                            return Poll::Ready(Ok(Ended::Aborted));
                         }
                     }
                 }

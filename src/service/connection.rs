@@ -47,7 +47,7 @@ const MAX_WAITING: usize = 2_048;
 /// And of one connection, however many others wait.
 const MAX_WAITING_HERE: usize = 32;
 /// Calls taken in before other connections of the worker get their turn.
-const BATCH: usize = 1_024;
+const BATCH: usize = 256;
 /// Bytes of answers that a client may leave unread before its next calls are
 /// taken in.
 const MAX_UNREAD: u64 = 256 * 1024;
@@ -297,6 +297,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         cx: &mut Context<'_>,
     ) {
         self.account.calls += 1;
+        self.account.head_bytes += head_bytes(request.headers());
         if request.uri().path() != SHOULD_RATE_LIMIT {
             return self.begin_other(request, respond);
         }
@@ -328,8 +329,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// Keeps a call until it can go on, if there is room.
     fn wait(&mut self, mut call: Call) {
         if call.is_deciding() {
-            // The store bounds how many may wait for it, and for how long.
-            return self.waiting.push(call);
+            // The store bounds how many may wait for it, and for how long. A
+            // place is needed only if the answer waits for the client, too.
+            let places = Budget::new(Arc::clone(&self.shared.waiting), MAX_WAITING);
+            self.waiting.push(call.at(places, Arc::clone(&self.switch)));
+            return;
         }
         let mut place = Budget::new(Arc::clone(&self.shared.waiting), MAX_WAITING);
         place.add(1);
@@ -454,6 +458,14 @@ fn refusal<B>(request: &Request<B>) -> Option<Response<()>> {
     Some(response)
 }
 
+/// Bytes of a call's headers, about as they were sent at most.
+fn head_bytes(headers: &HeaderMap) -> u64 {
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    sizes.sum::<usize>() as u64
+}
+
 /// How long the client waits, from its `grpc-timeout`: up to eight digits and
 /// a unit.
 fn time_left(headers: &HeaderMap) -> Option<Duration> {
@@ -495,6 +507,7 @@ impl Account {
             bytes_read: self.bytes_read - earlier.bytes_read,
             calls: self.calls - earlier.calls,
             message_bytes: self.message_bytes - earlier.message_bytes,
+            head_bytes: self.head_bytes - earlier.head_bytes,
             answer_bytes: self.answer_bytes - earlier.answer_bytes,
             aborted: self.aborted - earlier.aborted,
             given_up: self.given_up - earlier.given_up,

@@ -9,10 +9,14 @@
 //!
 //! Any other path is 404. Any method is taken, as by the reference.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
@@ -20,6 +24,7 @@ use axum::{
     routing::any,
 };
 use http_body_util::BodyExt as _;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -29,13 +34,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, SemaphorePermit, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
     grpc::{Api, ApiError, JsonError},
     limits::Limits,
-    listener::{Listener, Seat, Table, pause_after},
+    listener::{Listener, Seat, Table, is_exhausted, pause_after},
     turns_true,
 };
 use crate::{
@@ -65,12 +70,17 @@ pub(crate) struct Http {
     pub(crate) show_rules: fn(&RuleSet) -> Value,
 }
 
+/// Rules, and what they look like.
+type Dump = (Arc<RuleSet>, Bytes);
+
 #[derive(Clone)]
 struct Handlers {
     http: Arc<Http>,
     decisions: Arc<Semaphore>,
     held_bytes: Arc<Semaphore>,
     dumps: Arc<Semaphore>,
+    /// The last one, and of which rules; clients that do not read it share it.
+    dump: Arc<Mutex<Option<Dump>>>,
 }
 
 /// Serves until `closing` turns true and running requests are done.
@@ -100,7 +110,15 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
                     closing,
                 ));
             }
-            Err(error) => pause_after(&error).await,
+            Err(error) => {
+                if is_exhausted(&error) {
+                    table.make_room();
+                    if *closing.borrow() {
+                        break;
+                    }
+                }
+                pause_after(&error).await;
+            }
         }
     }
     drop(listener);
@@ -116,7 +134,11 @@ async fn connection<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        seat.set_last_call(Instant::now());
+        router.call(request)
+    });
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -150,6 +172,7 @@ fn router(http: Arc<Http>) -> Router {
         decisions: Arc::new(Semaphore::new(MAX_AT_ONCE)),
         held_bytes: Arc::new(Semaphore::new(MAX_HELD_BYTES)),
         dumps: Arc::new(Semaphore::new(1)),
+        dump: Arc::default(),
     };
     Router::new()
         .route("/healthcheck", any(health))
@@ -287,10 +310,36 @@ async fn rules(State(handlers): State<Handlers>) -> Response {
     let Ok(_permit) = handlers.dumps.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
+    let kept = handlers.kept_dump(&rules);
     let show = handlers.http.show_rules;
-    let shown = tokio::task::spawn_blocking(move || show(&rules).to_string()).await;
-    match shown {
-        Ok(text) => ([("content-type", "application/json")], text).into_response(),
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    let text = match kept {
+        Some(text) => text,
+        None => {
+            let of = Arc::clone(&rules);
+            let shown = tokio::task::spawn_blocking(move || show(&of).to_string()).await;
+            match shown {
+                Ok(text) => handlers.keep_dump(rules, Bytes::from(text)),
+                Err(error) => {
+                    return problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
+                }
+            }
+        }
+    };
+    ([("content-type", "application/json")], text).into_response()
+}
+
+// === impl Handlers ===
+
+impl Handlers {
+    fn kept_dump(&self, rules: &Arc<RuleSet>) -> Option<Bytes> {
+        let kept = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, text) = kept.as_ref()?;
+        Arc::ptr_eq(of, rules).then(|| text.clone())
+    }
+
+    fn keep_dump(&self, rules: Arc<RuleSet>, text: Bytes) -> Bytes {
+        let mut kept = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some((rules, text.clone()));
+        text
     }
 }

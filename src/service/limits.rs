@@ -54,6 +54,8 @@ pub(crate) struct Account {
     pub calls: u64,
     /// Bytes of these calls' messages.
     pub message_bytes: u64,
+    /// Bytes of these calls' headers.
+    pub head_bytes: u64,
     /// Bytes of the answers handed to HTTP/2.
     pub answer_bytes: u64,
     /// Calls taken back by the client before their answer.
@@ -67,7 +69,8 @@ pub(crate) struct Account {
 /// Bytes a second beside messages and heads that are never held against
 /// anyone: settings, pings, window updates.
 const FREE_BYTES: u64 = 256 * 1024;
-/// Bytes that a call's head and the frames of its answer may take.
+/// Bytes that a call's frames and those about its answer may take, beside its
+/// headers and its message.
 const HEAD_BYTES: u64 = 4 * 1024;
 /// Calls that may be taken back in a second, however many were answered.
 const FREE_ABORTS: u64 = 2_000;
@@ -112,6 +115,11 @@ impl Budget {
         self.total.fetch_add(amount, Ordering::Relaxed);
     }
 
+    /// Nothing was added through this one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mine == 0
+    }
+
     pub(crate) fn is_exceeded(&self) -> bool {
         self.total.load(Ordering::Relaxed) > self.most
     }
@@ -130,6 +138,7 @@ impl Account {
     pub(crate) fn verdict(&self) -> Option<&'static str> {
         let explained = self
             .message_bytes
+            .saturating_add(self.head_bytes)
             .saturating_add(self.calls.saturating_mul(HEAD_BYTES))
             .saturating_add(self.refused.min(FREE_REFUSALS) * u64::from(STREAM_WINDOW))
             .saturating_add(FREE_BYTES);

@@ -156,7 +156,16 @@ impl Listener {
                         tracing::warn!("dropped a connection: its worker is behind or gone");
                     }
                 }
-                Err(error) => pause_after(&error).await,
+                Err(error) => {
+                    if is_exhausted(&error) {
+                        table.make_room();
+                        // What the kernel has accepted cannot be taken.
+                        if *closing.borrow() {
+                            return;
+                        }
+                    }
+                    pause_after(&error).await;
+                }
             }
         }
     }
@@ -197,6 +206,13 @@ impl Drop for SocketFile {
 
 fn inode(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).ok().map(|found| found.ino())
+}
+
+/// No more file descriptors.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// A connection that failed before it was accepted is of no consequence;
@@ -241,6 +257,11 @@ impl Table {
             number,
             guest,
         }
+    }
+
+    /// Has one connection go, as if its place were needed.
+    pub(crate) fn make_room(&self) {
+        make_room(&mut self.seats());
     }
 
     #[cfg(test)]

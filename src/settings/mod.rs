@@ -6,7 +6,7 @@
 mod store;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     path::PathBuf,
     time::Duration,
 };
@@ -243,7 +243,7 @@ struct Process {
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL", value_parser = logging::parse_level)]
     log_level: Option<tracing::Level>,
     /// text or json
-    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = log_format())]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = log_format(), ignore_case = true)]
     log_format: logging::Format,
 }
 
@@ -460,18 +460,24 @@ pub(crate) fn boolean() -> impl clap::builder::TypedValueParser<Value = bool> {
 }
 
 fn log_format() -> impl clap::builder::TypedValueParser<Value = logging::Format> {
-    PossibleValuesParser::new(["text", "json"]).map(|text| match text.as_str() {
-        "json" => logging::Format::Json,
-        _ => logging::Format::Text,
+    PossibleValuesParser::new(["text", "json"]).map(|text| {
+        match text.to_ascii_lowercase().as_str() {
+            "json" => logging::Format::Json,
+            _ => logging::Format::Text,
+        }
     })
 }
 
-/// An address, or the one name that needs no look-up.
+/// An address, or a name that has one.
 fn host(text: &str) -> Result<IpAddr, String> {
-    match text {
-        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
-        _ => text.parse().map_err(|_| "not an IP address".to_owned()),
+    if let Ok(address) = text.parse() {
+        return Ok(address);
     }
+    let mut found = (text, 0)
+        .to_socket_addrs()
+        .map_err(|error| format!("neither an IP address nor a name that has one: {error}"))?;
+    let first = found.next().ok_or("the name has no address")?;
+    Ok(first.ip())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

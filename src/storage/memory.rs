@@ -11,9 +11,12 @@
 //!
 //! [`sweep_next`]: MemoryStore::sweep_next
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use hashbrown::{HashTable, hash_table};
@@ -98,6 +101,9 @@ struct Slot {
 /// Counters for each shard that make further shards worth their memory.
 const COUNTERS_PER_SHARD: usize = 4_096;
 const MAX_SHARDS: usize = 256;
+/// A counter is kept for so long after its window, for requests that have read
+/// the clock before and for a clock that steps back a little.
+const GRACE: Duration = Duration::from_secs(5);
 /// A full shard is searched once for so many of its slots, not for each.
 const EVICTED_SHARE: usize = 64;
 
@@ -452,7 +458,7 @@ impl Table {
     /// Drops slots whose window has ended; says how many.
     fn free_expired(&mut self, now: Timestamp) -> usize {
         self.swept = now.as_secs();
-        self.retain(|cell| cell.expires > now)
+        self.retain(|cell| cell.expires.saturating_add(GRACE) > now)
     }
 
     /// Drops those that would go soonest, a small share of all at once; says

@@ -413,7 +413,7 @@ fn a_full_store_forgets_nobody_by_default() {
     }
     let stats = store.stats();
     assert_eq!((stats.counters, stats.refused_when_full), (100, 9_900));
-    let next_window = Timestamp::from_secs(1_000_020);
+    let next_window = Timestamp::from_secs(1_000_020).saturating_add(GRACE);
     assert_eq!(take_one(&store, next_window, "new"), 1, "room again");
 }
 
@@ -444,4 +444,33 @@ fn a_full_store_may_evict_what_ends_soonest() {
 #[test]
 fn a_slot_is_40_bytes() {
     assert_eq!(size_of::<Slot>(), 40);
+}
+
+#[test]
+fn a_full_store_charges_nothing_of_what_belongs_together() {
+    let store = store(1, WhenFull::Deny);
+    assert_eq!(take_one(&store, NOW, "old"), 1);
+    let both = [
+        ("old", Unit::Minute, 10, Hits::Take(1), false),
+        ("new", Unit::Minute, 10, Hits::Take(1), false),
+    ];
+    assert_eq!(
+        charge(&store, ChargeMode::AllOrNothing, NOW, &both),
+        [1, 11]
+    );
+    assert_eq!(take_one(&store, NOW, "old"), 2, "as it was");
+}
+
+#[test]
+fn a_counter_outlives_its_window_for_clocks_that_step_back() {
+    let store = store(100, WhenFull::Deny);
+    let (before, after) = (
+        Timestamp::from_secs(1_000_019),
+        Timestamp::from_secs(1_000_021),
+    );
+    assert_eq!(take_one(&store, before, "a"), 1);
+    sweep_all(&store, after);
+    assert_eq!(take_one(&store, before, "a"), 2);
+    sweep_all(&store, after.saturating_add(GRACE));
+    assert_eq!(store.stats().counters, 0);
 }

@@ -7,16 +7,23 @@
 use super::{Cell, Observation, Step};
 use crate::engine::{descriptor::Hits, limit::Window, time::Timestamp};
 
+/// By how many seconds a clock may have been ahead, whatever the window.
+const MOST_AHEAD: u64 = 10;
+
 /// Counts `hits` in the window of `now`.
 ///
-/// A clock that steps back does not begin an old window again: a cell from a
-/// later window goes on counting.
+/// A clock that steps back a little does not begin an old window again: a cell
+/// from a window or some seconds later goes on counting. One from further
+/// ahead was written by a clock that was wrong, and counts for nothing.
 #[must_use]
 pub fn fixed_window(window: Window, old: Option<Cell>, hits: Hits, now: Timestamp) -> Step {
     let length = window.seconds();
     let start = now.as_secs() / length * length;
+    let ahead = length.max(MOST_AHEAD);
     let (before, window_start) = match old {
-        Some(cell) if cell.window_start >= start => (cell.count, cell.window_start),
+        Some(cell) if (start..=start.saturating_add(ahead)).contains(&cell.window_start) => {
+            (cell.count, cell.window_start)
+        }
         _ => (0, start),
     };
     let after = hits.apply(before);
@@ -55,6 +62,8 @@ mod tests {
             (119, Hits::Take(4), 0, 4),
             (120, Hits::Take(1), 0, 1),
             (119, Hits::Take(1), 1, 2),
+            (60_000, Hits::Take(5), 0, 5),
+            (121, Hits::Take(1), 0, 1),
         ] {
             let step = fixed_window(MINUTE, cell, hits, Timestamp::from_secs(at));
             assert_eq!(

@@ -329,7 +329,7 @@ impl Backend {
         let is_wanted = item
             .tag
             .as_ref()
-            .is_some_and(|(ticket, _)| ticket.arrived().elapsed() < self.config.deadline);
+            .is_none_or(|(ticket, _)| ticket.arrived().elapsed() < self.config.deadline);
         if item.redirects > MOST_REDIRECTS || !is_wanted {
             return fail(item, &error);
         }
@@ -478,8 +478,12 @@ impl Backend {
         if let Some((teller, key)) = message.split_at_checked(name.len())
             && teller != name
         {
+            let hash = self.keys.hash(key);
             self.gives_back();
-            self.known_over.forget(self.keys.hash(key));
+            self.known_over.forget(hash);
+            let routing = self.routing.load();
+            let lanes = routing.lanes.iter().flatten();
+            lanes.for_each(|lane| lane.forget_lease(hash));
         }
     }
 

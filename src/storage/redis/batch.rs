@@ -376,7 +376,7 @@ impl<T> Flush<T> {
                 }));
             }
             let before = count.map(|after| after - i128::from(*sum) - i128::from(*extra));
-            if matches!(before, Ok(0)) && !is_first {
+            if matches!(before, Ok(0)) && !is_first || before.is_err() {
                 news(News::Mortal(self.key(*item).hash));
             }
             counts.push(before);

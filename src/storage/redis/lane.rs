@@ -157,14 +157,19 @@ impl Lane {
         fail(item, &refusal);
     }
 
-    /// Adds hits that were admitted without the store, once it is back.
+    /// Adds hits that were admitted without the store, once it is back: when the
+    /// lane is up again, and about every second while it is.
     pub(super) fn owe(&self, key: Key, hits: u64, terms: Terms) {
         let mut state = self.lock();
+        let now = Instant::now();
+        if state.owed.len() >= MOST_OWED {
+            state.owed.retain(|_, owed| now < owed.until);
+        }
         let has_room = state.owed.len() < MOST_OWED;
         if let Some(owed) = state.owed.get_mut(&key.bytes) {
             owed.hits = owed.hits.saturating_add(hits);
         } else if has_room {
-            let until = Instant::now() + Duration::from_secs(key.ttl);
+            let until = now + Duration::from_secs(key.ttl);
             let owed = Owed {
                 key,
                 hits,
@@ -244,6 +249,7 @@ impl Lane {
         connection: &mut MultiplexedConnection,
         first_seen: &mut FirstSeen,
     ) -> Result<(), StoreError> {
+        let mut paid = Instant::now();
         loop {
             let items = tokio::select! {
                 biased;
@@ -253,6 +259,7 @@ impl Lane {
                 },
                 () = sleep(IDLE) => {
                     self.ask_for_life(connection).await?;
+                    self.pay(&mut paid);
                     continue;
                 }
             };
@@ -270,6 +277,7 @@ impl Lane {
             if !items.is_empty() {
                 self.flush(items, connection, first_seen).await?;
             }
+            self.pay(&mut paid);
         }
     }
 
@@ -350,6 +358,7 @@ impl Lane {
             },
             |item, sight| match sight {
                 Ok(mut sight) => {
+                    self.forget_leases(&item.work);
                     self.leave_out_unspent(&item.work, &mut sight);
                     if let (Some(backend), Some(refunds)) = (&backend, refunds) {
                         backend.learn(&item.work, &sight, refunds);
@@ -367,12 +376,24 @@ impl Lane {
                         (Some(redirect), Some(backend)) => {
                             backend.redirect(self.seat, item, redirect, error)
                         }
-                        _ => fail(item, &error),
+                        _ => self.refused(item, &error),
                     }
                 }
             },
         );
         broken.map_or(Ok(()), Err)
+    }
+
+    /// It was not counted. What nobody waits for is to be counted later.
+    fn refused(&self, item: Item<Tag>, error: &StoreError) {
+        match item {
+            Item {
+                tag: None,
+                work: Work::Take(key, hits, terms),
+                ..
+            } => self.owe(key, hits, terms),
+            item => fail(item, error),
+        }
     }
 
     /// An idle connection may be dead without anybody noticing.
@@ -419,15 +440,7 @@ impl Lane {
         state.condition = condition;
         let hopeless = match &state.condition {
             Condition::Up => {
-                let now = Instant::now();
-                let owed = std::mem::take(&mut state.owed);
-                let due = owed.into_values().filter(|owed| now < owed.until);
-                state.queue.extend(due.map(|owed| Item {
-                    tag: None,
-                    work: Work::Take(owed.key, owed.hits, owed.terms),
-                    asking: false,
-                    redirects: 0,
-                }));
+                state.pay(Instant::now());
                 None
             }
             Condition::Connecting => None,
@@ -439,6 +452,15 @@ impl Lane {
             self.fail_queue(&error);
         }
         self.work.notify_one();
+    }
+
+    /// What could not be added to the store may be possible now: it can fail
+    /// without being away.
+    fn pay(&self, paid: &mut Instant) {
+        if paid.elapsed() >= IDLE {
+            *paid = Instant::now();
+            self.lock().pay(*paid);
+        }
     }
 
     fn fail_queue(&self, error: &StoreError) {
@@ -481,6 +503,22 @@ impl Lane {
         if let Some(backend) = self.backend.upgrade() {
             backend.look_again();
         }
+    }
+
+    /// A refund may have taken the count below what was taken in advance.
+    fn forget_leases(&self, work: &Work) {
+        match work {
+            Work::Take(..) => {}
+            Work::GiveBack(key, _) => self.forget_lease(key.hash),
+            Work::Together(together) => {
+                let refunded = together.parts.iter().filter(|part| part.gives_back);
+                refunded.for_each(|part| self.forget_lease(part.key.hash));
+            }
+        }
+    }
+
+    pub(super) fn forget_lease(&self, key: u128) {
+        self.leases().forget(key);
     }
 
     /// A look is not to see hits that we have taken for later.
@@ -537,6 +575,19 @@ impl Lane {
     }
 }
 
+// === impl State ===
+
+impl State {
+    /// Puts what is owed into the next flush; what has no window any more is
+    /// dropped.
+    fn pay(&mut self, now: Instant) {
+        let owed = std::mem::take(&mut self.owed);
+        let due = owed.into_values().filter(|owed| now < owed.until);
+        let items = due.map(|owed| nobodys(owed.key, owed.hits, owed.terms));
+        self.queue.extend(items);
+    }
+}
+
 /// What a flush has to know of its lane.
 struct Adviser<'a> {
     lane: &'a Lane,
@@ -555,6 +606,16 @@ impl Advice for Adviser<'_> {
         let (holders, now) = (backend.holders(), backend.now());
         let mut leases = self.lane.leases();
         leases.extra(key.hash, terms, waiting, holders, now)
+    }
+}
+
+/// Hits to count, of which nobody waits to hear.
+fn nobodys(key: Key, hits: u64, terms: Terms) -> Item<Tag> {
+    Item {
+        tag: None,
+        work: Work::Take(key, hits, terms),
+        asking: false,
+        redirects: 0,
     }
 }
 

@@ -155,6 +155,13 @@ impl Leases {
         self.outstanding = self.outstanding.saturating_add(granted);
     }
 
+    /// Gives up what is not spent of one counter.
+    pub(super) fn forget(&mut self, key: u128) {
+        if let Some(lease) = self.leases.remove(&key) {
+            self.outstanding -= lease.balance;
+        }
+    }
+
     /// Gives up all that is not spent: the store may have forgotten it.
     pub(super) fn clear(&mut self) {
         self.leases.clear();

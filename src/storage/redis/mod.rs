@@ -139,7 +139,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A key outlives its window by so many seconds, for clocks that are behind.
+/// A key lives for its window's length, whenever in the window that begins, and
+/// so many seconds more: clocks may be wrong.
 const SLACK: u64 = 5;
 
 // === impl RedisStore ===
@@ -362,16 +363,13 @@ impl Shared {
             let seen = match charge.hits {
                 Hits::Take(hits) => self.refuse_or_spend(charge, scratch, hash, hits, terms, now),
                 Hits::GiveBack(_) => {
-                    self.settle_refused(charge.limit.window, scratch, hash, terms, now);
+                    self.settle_refused(charge.limit.window, scratch, hash, terms);
                     None
                 }
             };
             match seen {
                 Some(seen) => Here::Decided(seen.until(terms.resets)),
-                None => Here::Ask(
-                    self.key(scratch, hash, charge.limit.window, now, terms),
-                    terms,
-                ),
+                None => Here::Ask(self.key(scratch, hash, charge.limit.window), terms),
             }
         })
     }
@@ -395,7 +393,7 @@ impl Shared {
         }
         match self.known_over.ask(hash, hits, terms.limit, true) {
             Verdict::Over(seen) => return Some(seen),
-            Verdict::Ask => self.settle_refused(charge.limit.window, key, hash, terms, now),
+            Verdict::Ask => self.settle_refused(charge.limit.window, key, hash, terms),
             Verdict::Unknown => {}
         }
         None
@@ -403,12 +401,12 @@ impl Shared {
 
     /// Has the store count what was refused without it, before anything else
     /// happens to that counter.
-    fn settle_refused(&self, window: Window, key: &[u8], hash: u128, terms: Terms, now: Timestamp) {
+    fn settle_refused(&self, window: Window, key: &[u8], hash: u128, terms: Terms) {
         let hits = self.known_over.forget(hash);
         if hits > 0 {
             let item = Item {
                 tag: None,
-                work: Work::Take(self.key(key, hash, window, now, terms), hits, terms),
+                work: Work::Take(self.key(key, hash, window), hits, terms),
                 asking: false,
                 redirects: 0,
             };
@@ -425,14 +423,14 @@ impl Shared {
                 resets,
                 leased: charge.leased,
             };
-            let key = self.key(scratch, hash, charge.limit.window, now, terms);
+            let key = self.key(scratch, hash, charge.limit.window);
             (key, terms)
         })
     }
 
-    fn key(&self, bytes: &[u8], hash: u128, window: Window, now: Timestamp, terms: Terms) -> Key {
+    fn key(&self, bytes: &[u8], hash: u128, window: Window) -> Key {
         let ttl = match self.keys.format() {
-            Format::Canonical => now.secs_until(terms.resets).saturating_add(SLACK),
+            Format::Canonical => window.seconds().saturating_add(SLACK),
             Format::Reference if self.jitter > 0 => {
                 let jitter = rand::random_range(0..self.jitter);
                 window.seconds().saturating_add(jitter)

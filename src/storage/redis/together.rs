@@ -68,7 +68,7 @@ pub(super) async fn charge(
             terms,
             window,
         } = &wishes[index];
-        shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
+        shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms);
     }
     let parts: Wishes = asked.iter().map(|&index| wishes[index].clone()).collect();
     let answer = if is_in_one_slot(shared, &parts) {
@@ -76,7 +76,7 @@ pub(super) async fn charge(
     } else {
         // Not to be stopped half-way when the caller goes.
         let shared = Arc::clone(shared);
-        let steps = async move { in_two_steps(&shared, &parts, mode, refused, now).await };
+        let steps = async move { in_two_steps(&shared, &parts, mode, refused).await };
         match tokio::spawn(steps).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::new("redis", "charging was stopped")),
@@ -129,9 +129,12 @@ fn refuse_known(
             limit,
             ..
         } = &wish.part;
+        if *gives_back {
+            return None;
+        }
         match shared.known_over.ask(key.hash, *hits, *limit, counts) {
-            Verdict::Over(seen) if !gives_back => Some(seen),
-            _ => None,
+            Verdict::Over(seen) => Some(seen),
+            Verdict::Unknown | Verdict::Ask => None,
         }
     };
     let refuses = |wish: &Wish| wish.part.refuses == Refuses::Alone && known(wish, false).is_some();
@@ -185,7 +188,6 @@ async fn in_two_steps(
     wishes: &[Wish],
     mode: Mode,
     refused: bool,
-    now: Timestamp,
 ) -> Result<Sight, StoreError> {
     let reserves = |wish: &Wish| {
         mode == Mode::AllOrNothing
@@ -230,7 +232,7 @@ async fn in_two_steps(
         for ((wish, seen), is_over) in reserved {
             // One whose answer did not come may have been reserved or not.
             if reserves(wish) && seen.is_ok() && !is_over && wish.part.hits > 0 {
-                give_back(shared, wish, now);
+                give_back(shared, wish);
             }
         }
     }
@@ -331,14 +333,14 @@ fn count(wish: &Wish) -> Work {
 }
 
 /// Off the reply path: nobody waits for it.
-fn give_back(shared: &Shared, wish: &Wish, now: Timestamp) {
+fn give_back(shared: &Shared, wish: &Wish) {
     let backend = shared.backend(wish.window);
     let Wish {
         part,
         terms,
         window,
     } = wish;
-    shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms, now);
+    shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms);
     backend.gives_back();
     let item = Item {
         tag: None,

@@ -94,7 +94,7 @@ async fn a_reference_service_counts_with_us() {
 }
 
 #[tokio::test]
-async fn keys_end_some_time_after_their_window() {
+async fn keys_live_for_their_windows_length() {
     let server = Server::plain();
     let config = settings(&server.address());
     let limiter = limiter(RULES, &config).await;
@@ -104,22 +104,7 @@ async fn keys_end_some_time_after_their_window() {
     }
     for key in server.command(&["KEYS", "*rk:*"]).lines() {
         let ttl: u64 = server.command(&["TTL", key]).trim().parse().expect("a TTL");
-        let end: u64 = key
-            .rsplit(':')
-            .next()
-            .and_then(|start| start.parse().ok())
-            .expect(key);
-        let now: u64 = server
-            .command(&["TIME"])
-            .lines()
-            .next()
-            .and_then(|s| s.parse().ok())
-            .expect("a time");
-        let left = end + 3_600 - now;
-        assert!(
-            (left..=left + 7).contains(&ttl),
-            "{key}: {ttl}, window {left}"
-        );
+        assert!((3_600..=3_605).contains(&ttl), "{key}: {ttl}");
     }
     // A store that was emptied is no reason to leave keys for ever.
     server.command(&["FLUSHALL"]);

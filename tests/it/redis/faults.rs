@@ -17,7 +17,7 @@ use super::{
     servers::{Cluster, Sentinels, Server, wait_until},
     settings, store,
 };
-use crate::process;
+use crate::{process, support::wait_for};
 
 const RULES: &str = "
 domain: d
@@ -228,6 +228,25 @@ async fn what_was_admitted_locally_is_counted_later() {
     assert_eq!(answer.decision.code, Code::OverLimit);
     let key = server.command(&["KEYS", "*few*"]);
     assert_eq!(server.command(&["GET", key.trim()]).trim(), "4");
+}
+
+#[tokio::test]
+async fn what_was_admitted_locally_is_offered_until_it_is_counted() {
+    let server = Server::plain();
+    let limiter = limiter(&server.address(), OnStoreFailure::Local).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    for _ in 0..4 {
+        let answer = ask(&limiter, &[("few", "x")], Hits::Take(1)).await;
+        assert_eq!(answer.expect("an answer").decision.code, Code::Ok);
+    }
+    // It is offered, and refused, at least once: the connection stays.
+    sleep(Duration::from_millis(1_500)).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    let key = || server.command(&["KEYS", "*few*"]).trim().to_owned();
+    wait_for("counted hits", async || (!key().is_empty()).then_some(()))
+        .await
+        .expect("counted");
+    assert_eq!(server.command(&["GET", &key()]).trim(), "4");
 }
 
 #[tokio::test]
