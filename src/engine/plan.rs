@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::{
+    algorithm::Observation,
     descriptor::{Descriptor, Hits, Request},
     key::CounterKey,
     limit::{Limit, Quota},
@@ -189,6 +190,17 @@ impl Planned {
     }
 }
 
+// === impl Charge ===
+
+impl Charge<'_> {
+    /// Whether a counter that was seen so is over the limit; a refund is never.
+    #[must_use]
+    pub fn is_over(&self, seen: &Observation) -> bool {
+        let takes = matches!(self.hits, Hits::Take(_));
+        takes && seen.after > u64::from(self.limit.requests)
+    }
+}
+
 // === impl Refuses ===
 
 impl Refuses {
@@ -277,7 +289,6 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        algorithm::Observation,
         decision::{Code, Decision, Policy},
         descriptor::Entry,
         limit::{Unit, Window},
@@ -395,10 +406,9 @@ mod tests {
             })
             .collect();
         assert_eq!(seen.len(), plan.charges.len());
-        let by_weight = Refuses::any(plan.charges.iter().zip(&seen).map(|(charge, seen)| {
-            let takes = matches!(charge.hits, Hits::Take(_));
-            (charge.refuses, takes && seen.after > 5)
-        }));
+        let charges = plan.charges.iter().zip(&seen);
+        let by_weight =
+            Refuses::any(charges.map(|(charge, seen)| (charge.refuses, charge.is_over(seen))));
         let policy = Policy {
             quota_mode,
             ..Policy::default()

@@ -18,7 +18,7 @@ use crate::engine::{
     descriptor::Hits,
     key::HashSeed,
     limit::Limit,
-    plan::{Charge, PerDescriptor},
+    plan::{Charge, PerDescriptor, Refuses},
     rules::OnStoreFailure,
     time::Timestamp,
 };
@@ -128,11 +128,17 @@ impl Ladder {
             return;
         };
         let replicas = self.replicas.unwrap_or_else(|| store.replicas()).max(1);
+        // What is charged as a whole may be refused by what was answered.
+        let answered = charges.iter().zip(&*seen).filter_map(|(charge, seen)| {
+            let over = charge.is_over(seen.as_ref()?);
+            Some((charge.refuses, over))
+        });
+        let refused = mode == ChargeMode::AllOrNothing && Refuses::any(answered);
         let missing = |place: &usize| seen[*place].is_none();
         let places: PerDescriptor<usize> = (0..charges.len()).filter(missing).collect();
         let shares: PerDescriptor<Charge<'_>> = places
             .iter()
-            .map(|&place| share(&charges[place], replicas))
+            .map(|&place| share(&charges[place], replicas, refused))
             .collect();
         let counted = self.local.charge(&shares, mode, now);
         for ((place, share), counted) in places.into_iter().zip(&shares).zip(counted) {
@@ -190,12 +196,18 @@ fn denied(charge: &Charge<'_>, now: Timestamp) -> Observation {
     }
 }
 
-fn share<'a>(charge: &Charge<'a>, replicas: u32) -> Charge<'a> {
+/// A charge of this process's share of a limit; `only_looks`: of nothing.
+fn share<'a>(charge: &Charge<'a>, replicas: u32, only_looks: bool) -> Charge<'a> {
     let requests = charge.limit.requests;
     Charge {
         limit: Limit {
             requests: (requests / replicas).max(requests.min(1)),
             window: charge.limit.window,
+        },
+        hits: if only_looks {
+            Hits::Take(0)
+        } else {
+            charge.hits
         },
         ..*charge
     }

@@ -191,7 +191,7 @@ impl MemoryStore {
             .map(|(index, charge)| {
                 let (table, key) = locked.table(index);
                 let step = fixed_window(charge.limit.window, table.get(key), charge.hits, now);
-                is_over(charge, &step.observation)
+                charge.is_over(&step.observation)
             })
             .collect();
         let refused = goes_over
@@ -233,11 +233,8 @@ impl MemoryStore {
                 self.charge_one(table, key, charge, charge.hits, now)
             })
             .collect();
-        let over = |(charge, seen): (&Charge<'_>, &Observation)| {
-            let over = is_over(charge, seen);
-            (charge.refuses, over)
-        };
-        if !Refuses::any(charges.iter().zip(&seen).map(over)) {
+        let limits = charges.iter().zip(&seen);
+        if !Refuses::any(limits.map(|(charge, seen)| (charge.refuses, charge.is_over(seen)))) {
             return seen;
         }
         // Of equal keys the first one's old state comes last, and stays.
@@ -246,7 +243,7 @@ impl MemoryStore {
             self.put_back(table, key, *old);
         }
         for (index, (charge, seen)) in charges.iter().zip(&mut seen).enumerate() {
-            if !is_over(charge, seen) {
+            if !charge.is_over(seen) {
                 let (table, key) = locked.table(index);
                 let look = Hits::Take(0);
                 *seen = fixed_window(charge.limit.window, table.get(key), look, now).observation;
@@ -417,12 +414,6 @@ impl<'s> Locked<'s> {
     fn table(&mut self, charge: usize) -> (&mut Table, [u64; 2]) {
         (&mut self.tables[self.places[charge]], self.keys[charge])
     }
-}
-
-/// A refund is never over.
-fn is_over(charge: &Charge<'_>, seen: &Observation) -> bool {
-    let takes = matches!(charge.hits, Hits::Take(_));
-    takes && seen.after > u64::from(charge.limit.requests)
 }
 
 // === impl Shard ===
