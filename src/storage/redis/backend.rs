@@ -221,7 +221,8 @@ impl Backend {
     pub(super) fn lease_outstanding(&self) -> u64 {
         let routing = self.routing.load();
         let lanes = routing.lanes.iter().flatten();
-        lanes.map(|lane| lane.outstanding()).sum()
+        let now = self.now();
+        lanes.map(|lane| lane.outstanding(now)).sum()
     }
 
     /// How many lanes, in all processes, take leases of one counter.

@@ -291,6 +291,7 @@ impl Lane {
         let oldest = items.iter().filter_map(arrived).min();
         let late = oldest.unwrap_or_else(Instant::now) + self.config.deadline;
         let refunds = self.backend.upgrade().map(|backend| backend.refunds());
+        self.leases().next_flush();
         let flush = Flush::new(
             items,
             &mut Adviser {
@@ -541,8 +542,8 @@ impl Lane {
     }
 
     /// Hits taken in advance and not spent yet.
-    pub(super) fn outstanding(&self) -> u64 {
-        self.leases().outstanding()
+    pub(super) fn outstanding(&self, now: Timestamp) -> u64 {
+        self.leases().outstanding(now)
     }
 
     /// Nothing under the lock can panic half-way.

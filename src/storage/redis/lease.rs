@@ -9,13 +9,17 @@
 //! spent by the end of the window is lost: the limit may refuse early, by no
 //! more than what is outstanding.
 //!
-//! How many: what the counter's measured rate spends in a moment, but only a
-//! share of what is left of the limit, so that leases shrink to nothing as
-//! the limit nears; then every hit is counted by itself.
+//! How many: what the counter's measured rate spends in a moment, so that the
+//! first lease of a window doubles with each command; but never more than a
+//! share of the limit, so that all holders together keep back no more than a
+//! twentieth of it, and only a share of what is left, so that leases shrink to
+//! nothing as the limit nears. Then every hit is counted by itself.
+//!
+//! The argument that this is right is in `docs/adr/0008-leases.md`.
 
-use std::{hash::BuildHasherDefault, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, hash::BuildHasherDefault, time::Duration};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 
 use super::{
     batch::{Seen, Terms},
@@ -27,36 +31,51 @@ use crate::engine::time::Timestamp;
 #[derive(Debug)]
 pub(super) struct Leases {
     leases: HashMap<u128, Lease, BuildHasherDefault<Ready>>,
-    /// Most counters with a lease.
+    /// When to look whether a lease can go, soonest first; one for each.
+    visits: BinaryHeap<Reverse<(Timestamp, u128)>>,
+    /// Most counters with a lease, or on the way to one.
     most: usize,
     /// Hits taken and not spent, all counters together.
     outstanding: u64,
-    /// Ended windows are looked for when there are so many leases.
-    next_sweep: usize,
+    /// Counts the flushes.
+    flush: u64,
 }
 
 /// One counter's hits in advance. The counter is one of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Lease {
-    limit: u32,
+    /// When the window ends.
     resets: Timestamp,
-    /// The count in the store, as last seen, but not beyond the limit.
-    top: u64,
-    /// Of these, hits that are ours and not spent.
+    /// Hits that are ours and not spent.
     balance: u64,
-    /// When hits were last taken from the store.
-    since: Timestamp,
-    /// Hits that were asked for since then.
+    /// The highest of their positions; they are told as if they all lay right
+    /// below, where those of several commands do not.
+    top: u64,
+    /// The count in the store, as last seen.
+    count: u64,
+    /// Hits asked for since `since`, which is at most a horizon ago.
     demand: u64,
+    since: Timestamp,
+    /// The flush that asked for more the last time.
+    asked_in: u64,
+    /// Nothing has been asked for since the last visit.
+    is_idle: bool,
 }
 
 /// A lease should last about so long.
 const HORIZON: Duration = Duration::from_millis(20);
-/// No rate is measured over a shorter time.
-const BLINK: Duration = Duration::from_millis(1);
-/// Of what is left of a limit, one of so many parts for each that shares it.
+/// Of a limit, all holders together keep back one of so many parts at most.
+const KEPT_BACK: u64 = 20;
+/// Of what is left of a limit, a holder takes one of so many parts of its
+/// share.
 const CAUTION: u64 = 2;
-const FIRST_SWEEP: usize = 1_024;
+/// A counter that holds nothing is forgotten if it is not asked for so long,
+/// so that a flood of cold ones leaves room for the hot.
+const IDLE: Duration = Duration::from_secs(1);
+/// Leases looked at in one call, to find those that can go.
+const VISITS: usize = 8;
+/// The same where nobody waits for the call.
+const VISITS_AT_LEISURE: usize = 1_024;
 
 // === impl Leases ===
 
@@ -64,14 +83,16 @@ impl Leases {
     pub(super) fn new(most: usize) -> Self {
         Self {
             leases: HashMap::default(),
+            visits: BinaryHeap::new(),
             most,
             outstanding: 0,
-            next_sweep: FIRST_SWEEP,
+            flush: 0,
         }
     }
 
     /// Hits taken and not spent, all counters together.
-    pub(super) fn outstanding(&self) -> u64 {
+    pub(super) fn outstanding(&mut self, now: Timestamp) -> u64 {
+        self.visit(VISITS_AT_LEISURE, now);
         self.outstanding
     }
 
@@ -88,28 +109,21 @@ impl Leases {
         terms: Terms,
         now: Timestamp,
     ) -> Option<Seen> {
+        self.visit(VISITS, now);
         let lease = self.leases.get_mut(&key)?;
-        if lease.limit != terms.limit || now >= lease.resets {
-            // It was for another limit, or its window has ended.
-            self.outstanding -= lease.balance;
-            self.leases.remove(&key);
-            return None;
-        }
-        if hits > lease.balance {
-            return None;
-        }
-        lease.demand = lease.demand.saturating_add(hits);
-        let before = lease.top - lease.balance;
-        lease.balance -= hits;
+        let seen = lease.spend(hits, terms, now)?;
         self.outstanding -= hits;
-        Some(Seen {
-            before,
-            after: lease.top - lease.balance,
-        })
+        Some(seen)
+    }
+
+    /// Another flush is put together; the one before has been answered or
+    /// never will be.
+    pub(super) fn next_flush(&mut self) {
+        self.flush = self.flush.wrapping_add(1);
     }
 
     /// How many hits to take beyond the `waiting` ones, where `holders` take
-    /// leases of one counter.
+    /// leases of one counter. Once for each counter in a flush; then 0.
     pub(super) fn extra(
         &mut self,
         key: u128,
@@ -118,95 +132,171 @@ impl Leases {
         holders: u64,
         now: Timestamp,
     ) -> u64 {
-        let Some(lease) = self.leases.get_mut(&key) else {
-            self.begin(key, terms, waiting, now);
-            return 0;
-        };
-        if lease.limit != terms.limit || now >= lease.resets {
-            self.outstanding -= lease.balance;
-            self.leases.remove(&key);
-            self.begin(key, terms, waiting, now);
-            return 0;
+        self.visit(VISITS, now);
+        let is_full = self.leases.len() >= self.most;
+        match self.leases.entry(key) {
+            Entry::Occupied(mut found) => {
+                let lease = found.get_mut();
+                let rate = lease.measure(waiting, now);
+                if lease.asked_in == self.flush || lease.resets != terms.resets {
+                    return 0;
+                }
+                lease.asked_in = self.flush;
+                lease.extra(rate, terms, waiting, holders, now)
+            }
+            Entry::Vacant(free) if !is_full && now < terms.resets => {
+                let lease = free.insert(Lease::new(terms, waiting, self.flush, now));
+                self.visits.push(Reverse((lease.next_visit(now), key)));
+                0
+            }
+            Entry::Vacant(_) => 0,
         }
-        let demand = lease.demand.saturating_add(waiting);
-        let wanted = spent_in(HORIZON, demand, lease.since, now);
-        let to_end = spent_in(until(now, lease.resets), demand, lease.since, now);
-        let taken = lease.top.saturating_add(waiting);
-        let left = u64::from(lease.limit).saturating_sub(taken);
-        let share = left / holders.saturating_mul(CAUTION).max(1);
-        lease.since = now;
-        lease.demand = 0;
-        wanted.min(to_end).saturating_sub(lease.balance).min(share)
     }
 
-    /// The store has counted to `reply`, `extra` hits of which are ours.
+    /// The store has counted to `reply`, the last `extra` hits of which are
+    /// ours.
     pub(super) fn grant(&mut self, key: u128, terms: Terms, reply: u64, extra: u64) {
-        let Some(lease) = self.leases.get_mut(&key) else {
-            return;
-        };
-        if lease.limit != terms.limit || lease.resets != terms.resets {
-            return;
+        let lease = self.leases.get_mut(&key);
+        if let Some(lease) = lease.filter(|lease| lease.resets == terms.resets) {
+            let before = lease.balance;
+            lease.grant(terms, reply, extra);
+            self.outstanding += lease.balance - before;
         }
-        let within = reply.min(lease.limit.into());
-        let granted = within.saturating_sub(reply.saturating_sub(extra));
-        lease.balance = lease.balance.saturating_add(granted);
-        // The store may have lost hits, or had some back.
-        lease.top = within.max(lease.balance);
-        self.outstanding = self.outstanding.saturating_add(granted);
     }
 
-    /// Gives up what is not spent of one counter.
+    /// Gives up what is not spent of one counter: a refund may have been of
+    /// hits that were taken in advance.
     pub(super) fn forget(&mut self, key: u128) {
-        if let Some(lease) = self.leases.remove(&key) {
+        if let Some(lease) = self.leases.get_mut(&key) {
             self.outstanding -= lease.balance;
+            lease.balance = 0;
         }
     }
 
     /// Gives up all that is not spent: the store may have forgotten it.
     pub(super) fn clear(&mut self) {
         self.leases.clear();
+        self.visits.clear();
         self.outstanding = 0;
     }
 
-    fn begin(&mut self, key: u128, terms: Terms, waiting: u64, now: Timestamp) {
-        if self.leases.len() >= self.next_sweep.min(self.most) {
-            self.sweep(now);
-        }
-        if self.leases.len() >= self.most {
-            return;
-        }
-        let lease = Lease {
-            limit: terms.limit,
-            resets: terms.resets,
-            top: 0,
-            balance: 0,
-            since: now,
-            demand: waiting,
-        };
-        self.leases.insert(key, lease);
-    }
-
-    /// Drops leases whose window has ended. The next time is when there are
-    /// twice as many as then, so that it costs little for each.
-    fn sweep(&mut self, now: Timestamp) {
-        let mut lost = 0;
-        self.leases.retain(|_, lease| {
-            let lasts = now < lease.resets;
-            if !lasts {
-                lost += lease.balance;
+    /// Drops leases that are over or were never needed. Each is looked at
+    /// when its time has come, no more than `at_most` in one call.
+    fn visit(&mut self, at_most: usize, now: Timestamp) {
+        for _ in 0..at_most {
+            match self.visits.peek() {
+                Some(Reverse((due, _))) if *due <= now => {}
+                _ => return,
             }
-            lasts
-        });
-        self.outstanding -= lost;
-        self.next_sweep = (self.leases.len() * 2).max(FIRST_SWEEP);
+            let Some(Reverse((_, key))) = self.visits.pop() else {
+                return;
+            };
+            let Entry::Occupied(mut found) = self.leases.entry(key) else {
+                continue;
+            };
+            let lease = found.get_mut();
+            if lease.can_go(now) {
+                self.outstanding -= lease.balance;
+                found.remove();
+            } else {
+                lease.is_idle = true;
+                self.visits.push(Reverse((lease.next_visit(now), key)));
+            }
+        }
     }
 }
 
-/// Hits in `time` at the rate of `demand` hits from `since` to `now`.
-fn spent_in(time: Duration, demand: u64, since: Timestamp, now: Timestamp) -> u64 {
-    let measured = until(since, now).max(BLINK);
-    let hits = u128::from(demand) * time.as_nanos() / measured.as_nanos();
-    u64::try_from(hits).unwrap_or(u64::MAX)
+// === impl Lease ===
+
+impl Lease {
+    /// Nothing yet: a rate shows with the second command at the earliest.
+    fn new(terms: Terms, waiting: u64, flush: u64, now: Timestamp) -> Self {
+        Self {
+            resets: terms.resets,
+            balance: 0,
+            top: 0,
+            count: 0,
+            demand: waiting,
+            since: now,
+            asked_in: flush,
+            is_idle: false,
+        }
+    }
+
+    fn spend(&mut self, hits: u64, terms: Terms, now: Timestamp) -> Option<Seen> {
+        let is_of_now = now < self.resets && terms.resets == self.resets;
+        if hits == 0 || hits > self.balance || !is_of_now {
+            return None;
+        }
+        let before = self.top - self.balance;
+        let after = before + hits;
+        // Each hit is held against its own limit: that may have been lowered.
+        if after > terms.limit.into() {
+            return None;
+        }
+        self.balance -= hits;
+        self.demand = self.demand.saturating_add(hits);
+        self.is_idle = false;
+        Some(Seen { before, after })
+    }
+
+    /// Hits asked for in the last horizon, `waiting` ones among them; fewer if
+    /// the counter has not been known for so long.
+    fn measure(&mut self, waiting: u64, now: Timestamp) -> u64 {
+        self.demand = self.demand.saturating_add(waiting);
+        self.is_idle = false;
+        let measured = until(self.since, now);
+        if measured > HORIZON {
+            self.demand = scale(self.demand, HORIZON, measured);
+            self.since = self.since.saturating_add(measured.saturating_sub(HORIZON));
+        }
+        self.demand
+    }
+
+    /// How many hits to take at `rate` hits in a horizon.
+    fn extra(&self, rate: u64, terms: Terms, waiting: u64, holders: u64, now: Timestamp) -> u64 {
+        let time = HORIZON.min(until(now, self.resets));
+        let holders = holders.max(1);
+        let limit = u64::from(terms.limit);
+        let left = limit.saturating_sub(self.count.saturating_add(waiting));
+        scale(rate, time, HORIZON)
+            .min(limit / holders.saturating_mul(KEPT_BACK))
+            .min(left / holders.saturating_mul(CAUTION))
+            .saturating_sub(self.balance)
+    }
+
+    fn grant(&mut self, terms: Terms, reply: u64, extra: u64) {
+        self.count = reply;
+        let within = reply.min(terms.limit.into());
+        let granted = within.saturating_sub(reply.saturating_sub(extra));
+        if granted == 0 {
+            return;
+        }
+        // What is left of an earlier lease lies lower, unless the store has
+        // lost hits, or was given some back.
+        let top = if self.balance == 0 {
+            within
+        } else {
+            within.max(self.top)
+        };
+        self.top = top;
+        self.balance = self.balance.saturating_add(granted).min(top);
+    }
+
+    /// Its window has ended, or it holds nothing and nobody asks.
+    fn can_go(&self, now: Timestamp) -> bool {
+        now >= self.resets || (self.is_idle && self.balance == 0)
+    }
+
+    fn next_visit(&self, now: Timestamp) -> Timestamp {
+        self.resets.min(now.saturating_add(IDLE))
+    }
+}
+
+/// What `hits` in `measured` are in `time`.
+fn scale(hits: u64, time: Duration, measured: Duration) -> u64 {
+    let scaled = u128::from(hits).saturating_mul(time.as_nanos()) / measured.as_nanos().max(1);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 fn until(from: Timestamp, to: Timestamp) -> Duration {
@@ -216,3 +306,7 @@ fn until(from: Timestamp, to: Timestamp) -> Duration {
 #[cfg(test)]
 #[path = "lease_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "lease_simulation.rs"]
+mod simulation;

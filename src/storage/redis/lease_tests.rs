@@ -1,357 +1,8 @@
-//! Simulated processes share a simulated store: whatever they and it do, no
-//! window admits more than its limit.
+//! Tests of leases one by one; `lease_simulation.rs` has many share a store.
 
-#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
-
-use std::collections::{HashMap, VecDeque};
+use proptest::prelude::*;
 
 use super::*;
-
-const NANOS: u64 = 1_000_000_000;
-
-/// Pseudo-random numbers: the seed tells the whole story of a run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
-/// `INCRBY`, and nothing else.
-#[derive(Default)]
-struct Store {
-    counts: HashMap<u128, u64>,
-    commands: u64,
-    /// Counts as a replica knows them.
-    replica: HashMap<u128, u64>,
-    /// Hits that a failover has lost, by key.
-    lost: HashMap<u128, u64>,
-}
-
-impl Store {
-    fn incr_by(&mut self, key: u128, by: u64) -> u64 {
-        self.commands += 1;
-        let count = self.counts.entry(key).or_default();
-        *count += by;
-        *count
-    }
-
-    fn replicate(&mut self) {
-        self.replica.clone_from(&self.counts);
-    }
-
-    fn fail_over(&mut self) {
-        for (key, count) in &self.counts {
-            let kept = self.replica.get(key).copied().unwrap_or(0);
-            *self.lost.entry(*key).or_default() += count - kept;
-        }
-        self.counts.clone_from(&self.replica);
-    }
-}
-
-/// A lane: one flush in flight, one counter.
-struct Process {
-    leases: Leases,
-    queue: Vec<u64>,
-    /// What is in flight: who waits, in order, and the store's reply.
-    flush: Option<(Vec<u64>, u128, Terms, u64, u64)>,
-}
-
-#[derive(Clone, Copy)]
-struct World {
-    limit: u32,
-    window: u64,
-    holders: u64,
-    /// Chances in percent, at each step.
-    crash: u64,
-    lose_reply: u64,
-    fail_over: u64,
-}
-
-impl World {
-    fn terms(&self, now: Timestamp) -> (u128, Terms) {
-        let start = now.as_nanos() / self.window * self.window;
-        let resets = Timestamp::from_nanos(start + self.window);
-        let terms = Terms {
-            limit: self.limit,
-            resets,
-            leased: true,
-        };
-        (start.into(), terms)
-    }
-}
-
-impl Process {
-    fn new() -> Self {
-        Self {
-            leases: Leases::new(100),
-            queue: vec![],
-            flush: None,
-        }
-    }
-
-    /// A hit arrives; says how many are admitted now.
-    fn hit(&mut self, world: &World, hits: u64, now: Timestamp) -> u64 {
-        let (key, terms) = world.terms(now);
-        match self.leases.spend(key, hits, terms, now) {
-            Some(seen) => {
-                assert!(seen.after <= terms.limit.into(), "spent beyond the limit");
-                assert_eq!(seen.after - seen.before, hits);
-                hits
-            }
-            None => {
-                self.queue.push(hits);
-                0
-            }
-        }
-    }
-
-    fn send(&mut self, world: &World, store: &mut Store, now: Timestamp) {
-        if self.flush.is_some() || self.queue.is_empty() {
-            return;
-        }
-        let (key, terms) = world.terms(now);
-        let waiting = std::mem::take(&mut self.queue);
-        let sum = waiting.iter().sum();
-        let extra = self.leases.extra(key, terms, sum, world.holders, now);
-        let reply = store.incr_by(key, sum + extra);
-        self.flush = Some((waiting, key, terms, reply, extra));
-    }
-
-    /// The reply comes; hits admitted, and of which window.
-    fn receive(&mut self) -> (u128, u64) {
-        let Some((waiting, key, terms, reply, extra)) = self.flush.take() else {
-            return (0, 0);
-        };
-        let mut position = reply - extra - waiting.iter().sum::<u64>();
-        let mut admitted = 0;
-        for hits in waiting {
-            position += hits;
-            if position <= terms.limit.into() {
-                admitted += hits;
-            }
-        }
-        self.leases.grant(key, terms, reply, extra);
-        (key, admitted)
-    }
-}
-
-struct Outcome {
-    admitted: HashMap<u128, u64>,
-    asked: HashMap<u128, u64>,
-    store: Store,
-}
-
-/// `pressure`: hits offered in a window, for each hit of the limit, in
-/// percent.
-fn simulate(seed: u64, world: World, processes: usize, pressure: u64, windows: u64) -> Outcome {
-    let mut random = Random(seed | 1);
-    let mut all: Vec<Process> = (0..processes).map(|_| Process::new()).collect();
-    let mut out = Outcome {
-        admitted: HashMap::new(),
-        asked: HashMap::new(),
-        store: Store::default(),
-    };
-    let hits_offered = (u64::from(world.limit) * pressure / 100).clamp(50, 4_000);
-    let steps = hits_offered * windows;
-    let pace = world.window / hits_offered.max(1);
-    let mut now = Timestamp::from_nanos(world.window * 1_000 + random.below(world.window));
-    let mut arrivals: VecDeque<usize> = VecDeque::new();
-    for _ in 0..steps {
-        // Bursts: some of the time nothing comes, then all at once.
-        let wait = if random.chance(20) {
-            pace * random.below(5)
-        } else {
-            pace
-        };
-        now = now.saturating_add(Duration::from_nanos(wait));
-        if random.chance(2) {
-            // To the very edge of the window.
-            let (_, terms) = world.terms(now);
-            now = Timestamp::from_nanos(terms.resets.as_nanos() - random.below(2));
-        }
-        for _ in 0..=random.below(3) {
-            let who = if random.chance(50) {
-                0
-            } else {
-                random.below(processes as u64) as usize
-            };
-            arrivals.push_back(who);
-        }
-        while let Some(who) = arrivals.pop_front() {
-            let hits = match random.below(20) {
-                0 => random.below(u64::from(world.limit) + 2),
-                1 => random.below(10),
-                _ => 1,
-            };
-            let (key, _) = world.terms(now);
-            *out.asked.entry(key).or_default() += hits;
-            let admitted = all[who].hit(&world, hits, now);
-            *out.admitted.entry(key).or_default() += admitted;
-        }
-        for process in &mut all {
-            if random.chance(60) {
-                process.send(&world, &mut out.store, now);
-            }
-            if random.chance(world.lose_reply) && process.flush.is_some() {
-                // Counted, and nobody was told: their calls have failed.
-                process.flush = None;
-                process.leases.clear();
-            }
-            if random.chance(60) {
-                let (key, admitted) = process.receive();
-                *out.admitted.entry(key).or_default() += admitted;
-            }
-            if random.chance(world.crash) {
-                *process = Process::new();
-            }
-            let balances: u64 = process
-                .leases
-                .leases
-                .values()
-                .map(|lease| lease.balance)
-                .sum();
-            assert_eq!(balances, process.leases.outstanding(), "seed {seed}");
-        }
-        if random.chance(30) {
-            out.store.replicate();
-        }
-        if random.chance(world.fail_over) {
-            out.store.fail_over();
-        }
-    }
-    out
-}
-
-fn world(random: &mut Random) -> World {
-    World {
-        limit: [0, 1, 3, 10, 100, 1_000][random.below(6) as usize],
-        window: [1, 10, 60, 3_600][random.below(4) as usize] * NANOS,
-        holders: random.below(9),
-        crash: random.below(3),
-        lose_reply: random.below(5),
-        fail_over: 0,
-    }
-}
-
-#[test]
-fn no_window_admits_more_than_its_limit() {
-    for seed in 1..=2_000 {
-        let mut random = Random(seed * 7_919);
-        let world = world(&mut random);
-        let processes = 1 + random.below(8) as usize;
-        let out = simulate(seed, world, processes, 300, 2);
-        for (window, admitted) in out.admitted {
-            assert!(
-                admitted <= world.limit.into(),
-                "seed {seed}: {admitted} of {} in window {window}",
-                world.limit
-            );
-        }
-    }
-}
-
-#[test]
-fn a_failover_costs_no_more_than_the_hits_it_loses() {
-    let mut lost_some = 0;
-    for seed in 1..=1_000 {
-        let mut random = Random(seed * 104_729);
-        let world = World {
-            fail_over: 1,
-            ..world(&mut random)
-        };
-        let out = simulate(seed, world, 1 + random.below(4) as usize, 300, 2);
-        for (window, admitted) in out.admitted {
-            let lost = out.store.lost.get(&window).copied().unwrap_or(0);
-            lost_some += u64::from(lost > 0);
-            assert!(
-                admitted <= u64::from(world.limit) + lost,
-                "seed {seed}: {admitted} of {} in window {window}, {lost} lost",
-                world.limit
-            );
-        }
-    }
-    assert!(lost_some > 100, "only {lost_some} windows lost anything");
-}
-
-/// Steady demand of single hits at `rate` a second, from each process.
-fn steady(limit: u32, processes: usize, rate: u64, windows: u64) -> Outcome {
-    let world = World {
-        limit,
-        window: NANOS,
-        holders: processes as u64,
-        crash: 0,
-        lose_reply: 0,
-        fail_over: 0,
-    };
-    let mut all: Vec<Process> = (0..processes).map(|_| Process::new()).collect();
-    let mut out = Outcome {
-        admitted: HashMap::new(),
-        asked: HashMap::new(),
-        store: Store::default(),
-    };
-    let start = 1_000 * NANOS;
-    let round_trip = 200_000;
-    let each = NANOS / rate;
-    let mut next_reply = vec![u64::MAX; processes];
-    for step in 0..rate * windows {
-        let at = start + step * each;
-        let now = Timestamp::from_nanos(at);
-        let (key, _) = world.terms(now);
-        for (process, due) in all.iter_mut().zip(&mut next_reply) {
-            *out.asked.entry(key).or_default() += 1;
-            *out.admitted.entry(key).or_default() += process.hit(&world, 1, now);
-            if at >= *due {
-                let (key, admitted) = process.receive();
-                *out.admitted.entry(key).or_default() += admitted;
-                *due = u64::MAX;
-            }
-            if process.flush.is_none() && !process.queue.is_empty() {
-                process.send(&world, &mut out.store, now);
-                *due = at + round_trip;
-            }
-        }
-    }
-    out
-}
-
-#[test]
-fn most_of_the_limit_is_admitted_where_demand_is_twice_as_much() {
-    let limit = 20_000;
-    let out = steady(limit, 4, 10_000, 5);
-    let mut windows: Vec<_> = out.admitted.into_iter().collect();
-    windows.sort_unstable();
-    // What was in flight at the end is missing from the last one.
-    windows.pop();
-    assert_eq!(windows.len(), 4);
-    for (window, admitted) in windows {
-        let share = admitted * 100 / u64::from(limit);
-        assert!((95..=100).contains(&share), "{share} % in window {window}");
-    }
-}
-
-#[test]
-fn a_hot_counter_is_decided_here() {
-    let out = steady(u32::MAX, 2, 100_000, 2);
-    let asked: u64 = out.asked.values().sum();
-    assert!(
-        out.store.commands * 100 <= asked,
-        "{} commands for {asked} hits",
-        out.store.commands
-    );
-}
 
 const TERMS: Terms = Terms {
     limit: 1_000,
@@ -359,42 +10,78 @@ const TERMS: Terms = Terms {
     leased: true,
 };
 
-/// A lease of 100 hits, up to the count 100.
-fn leased(terms: Terms) -> Leases {
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_nanos(millis * 1_000_000)
+}
+
+/// What a lone holder takes in advance, in a flush of its own.
+fn extra(leases: &mut Leases, terms: Terms, waiting: u64, now: Timestamp) -> u64 {
+    leases.next_flush();
+    leases.extra(1, terms, waiting, 1, now)
+}
+
+/// A lease of 100 hits: the positions from 6 to 105.
+fn leased() -> Leases {
     let mut leases = Leases::new(10);
-    let at = Timestamp::from_secs(1);
-    assert_eq!(leases.extra(1, terms, 5, 1, at), 0, "no rate is known");
-    leases.grant(1, terms, 5, 0);
-    leases.grant(1, terms, 105, 100);
+    assert_eq!(extra(&mut leases, TERMS, 5, at(1_000)), 0, "no rate yet");
+    leases.grant(1, TERMS, 5, 0);
+    leases.grant(1, TERMS, 105, 100);
     leases
 }
 
+fn spend(leases: &mut Leases, hits: u64, terms: Terms, now: Timestamp) -> Option<(u64, u64)> {
+    let seen = leases.spend(1, hits, terms, now)?;
+    Some((seen.before, seen.after))
+}
+
 #[test]
-fn belongs_to_one_limit_and_one_window() {
-    let at = Timestamp::from_secs(2);
-    let other = Terms {
-        limit: 2_000,
+fn spends_what_it_covers_in_order() {
+    let mut leases = leased();
+    for (hits, expected) in [
+        (0, None),
+        (101, None),
+        (40, Some((5, 45))),
+        (61, None),
+        (60, Some((45, 105))),
+        (1, None),
+    ] {
+        assert_eq!(spend(&mut leases, hits, TERMS, at(2_000)), expected);
+    }
+    assert_eq!((leases.balance(1), leases.outstanding(at(2_000))), (0, 0));
+}
+
+#[test]
+fn holds_each_hit_against_its_own_limit_and_window() {
+    let limit = |limit| Terms { limit, ..TERMS };
+    let other_window = Terms {
+        resets: Timestamp::from_secs(3_600),
         ..TERMS
     };
     for (terms, now, expected) in [
-        (TERMS, at, true),
-        (other, at, false),
-        (TERMS, TERMS.resets, false),
+        (TERMS, at(2_000), Some((5, 15))),
+        (limit(2_000), at(2_000), Some((5, 15))),
+        (limit(15), at(2_000), Some((5, 15))),
+        (limit(14), at(2_000), None),
+        (limit(0), at(2_000), None),
+        (other_window, at(2_000), None),
+        (TERMS, at(59_999), Some((5, 15))),
+        (TERMS, at(60_000), None),
     ] {
-        let mut leases = leased(TERMS);
-        assert_eq!(leases.spend(1, 1, terms, now).is_some(), expected);
-        assert_eq!(leases.outstanding(), if expected { 99 } else { 0 });
+        let mut leases = leased();
+        let seen = spend(&mut leases, 10, terms, now);
+        assert_eq!(seen, expected, "{terms:?} at {now:?}");
     }
 }
 
 #[test]
-fn hits_beyond_the_balance_go_to_the_store() {
-    let mut leases = leased(TERMS);
-    let at = Timestamp::from_secs(2);
-    assert_eq!(leases.spend(1, 101, TERMS, at), None);
-    let seen = leases.spend(1, 40, TERMS, at).expect("covered");
-    assert_eq!((seen.before, seen.after), (5, 45));
-    assert_eq!(leases.balance(1), 60);
+fn a_hit_with_another_limit_costs_the_lease_nothing() {
+    let mut leases = leased();
+    for limit in [3, 2_000, 0, 500] {
+        let terms = Terms { limit, ..TERMS };
+        spend(&mut leases, 200, terms, at(2_000));
+        extra(&mut leases, terms, 1, at(2_000));
+    }
+    assert_eq!(leases.balance(1), 100);
 }
 
 #[test]
@@ -404,37 +91,237 @@ fn only_what_is_within_the_limit_is_kept() {
         (1_005, 10, 5),
         (1_010, 10, 0),
         (2_000, 10, 0),
+        (u64::MAX, u64::MAX, 1_000),
+        (5, 10, 5),
+        (0, 0, 0),
     ] {
         let mut leases = Leases::new(10);
-        leases.extra(1, TERMS, 1, 1, Timestamp::from_secs(1));
+        leases.extra(1, TERMS, 1, 1, at(1_000));
         leases.grant(1, TERMS, reply, extra);
-        assert_eq!(leases.outstanding(), kept, "{extra} up to {reply}");
+        assert_eq!(leases.outstanding, kept, "{extra} up to {reply}");
+        assert_eq!(leases.balance(1), kept);
     }
+}
+
+#[test]
+fn size_follows_the_rate_and_shrinks_near_the_limit() {
+    // Hits that came in a number of milliseconds; limit, last count, holders,
+    // time left → how many are taken in advance beside one that waits.
+    for (hits, over, limit, count, holders, left, expected) in [
+        (99, 20, 1_000_000, 0, 1, 9_000, 100),
+        (99, 5, 1_000_000, 0, 1, 9_000, 100), // never more than were seen
+        (99, 200, 1_000_000, 0, 1, 9_000, 10),
+        (99, 20, 1_000_000, 0, 1, 10, 50), // the window ends
+        (99, 20, 1_000_000, 0, 1, 0, 0),
+        (99, 20, 1_000, 0, 1, 9_000, 50), // a twentieth of the limit
+        (99, 20, 1_000, 0, 5, 9_000, 10),
+        (99, 20, 1_000, 0, 0, 9_000, 50),
+        (99, 20, 19, 0, 1, 9_000, 0),
+        (99, 20, 1_000, 949, 1, 9_000, 25), // half of what is left
+        (99, 20, 1_000, 949, 4, 9_000, 6),
+        (99, 20, 1_000, 992, 4, 9_000, 0),
+        (99, 20, 1_000, 5_000, 1, 9_000, 0),
+        (0, 20_000, 1_000_000, 0, 1, 9_000, 0), // cold
+        (99, 20, 0, 0, 1, 9_000, 0),
+        (u64::MAX, 20, u32::MAX, 0, u64::MAX, 9_000, 0),
+        (u64::MAX, 20, u32::MAX, 0, 1, 9_000, 214_748_364),
+    ] {
+        let terms = Terms {
+            limit,
+            resets: at(100_000 + left),
+            leased: true,
+        };
+        let mut leases = Leases::new(10);
+        leases.extra(1, terms, hits, holders, at(100_000 - over));
+        leases.grant(1, terms, count, 0);
+        leases.next_flush();
+        let taken = leases.extra(1, terms, 1, holders, at(100_000));
+        assert_eq!(
+            taken, expected,
+            "{hits} in {over} ms, {count} of {limit}, {holders} holders, {left} ms left"
+        );
+    }
+}
+
+#[test]
+fn takes_only_what_it_does_not_hold() {
+    let mut leases = leased();
+    let terms = Terms {
+        limit: 1_000_000,
+        ..TERMS
+    };
+    for (spent, expected) in [(0, 0), (60, 21), (40, 61)] {
+        let now = at(2_000);
+        spend(&mut leases, spent, terms, now);
+        let lease = leases.leases.get_mut(&1).expect("there");
+        (lease.demand, lease.since) = (60, now);
+        assert_eq!(extra(&mut leases, terms, 1, now), expected, "{spent} spent");
+    }
+}
+
+#[test]
+fn a_flush_takes_for_a_counter_once() {
+    let mut leases = Leases::new(10);
+    leases.next_flush();
+    let ask = |leases: &mut Leases| leases.extra(1, TERMS, 10, 1, at(1_000));
+    assert_eq!([ask(&mut leases), ask(&mut leases)], [0, 0], "new");
+    leases.next_flush();
+    assert_eq!([ask(&mut leases), ask(&mut leases)], [30, 0]);
+    leases.next_flush();
+    assert_eq!(ask(&mut leases), 50, "whatever became of the others");
 }
 
 #[test]
 fn a_store_that_forgets_does_not_confuse() {
-    let mut leases = leased(TERMS);
+    let mut leases = leased();
     leases.grant(1, TERMS, 3, 3);
-    let at = Timestamp::from_secs(2);
-    let seen = leases.spend(1, 103, TERMS, at).expect("all that was taken");
-    assert_eq!((seen.before, seen.after), (0, 103));
+    assert_eq!(spend(&mut leases, 103, TERMS, at(2_000)), Some((2, 105)));
+    let mut leases = leased();
+    leases.grant(1, TERMS, 50, 50);
+    assert_eq!(leases.balance(1), 105, "no more than there are positions");
+    assert_eq!(leases.outstanding(at(2_000)), 105);
+    leases.clear();
+    assert_eq!((leases.balance(1), leases.outstanding(at(2_000))), (0, 0));
 }
 
 #[test]
-fn are_bounded_and_swept() {
-    let mut leases = Leases::new(2_000);
+fn one_counter_can_be_given_up() {
+    let mut leases = leased();
+    leases.extra(2, TERMS, 1, 1, at(1_000));
+    leases.grant(2, TERMS, 10, 3);
+    leases.forget(1);
+    leases.forget(3);
+    assert_eq!(spend(&mut leases, 1, TERMS, at(2_000)), None);
+    assert_eq!((leases.balance(2), leases.outstanding), (3, 3));
+    leases.grant(1, TERMS, 300, 10);
+    assert_eq!(spend(&mut leases, 1, TERMS, at(2_000)), Some((290, 291)));
+}
+
+#[test]
+fn are_bounded_and_go_when_they_are_over() {
+    const MOST: usize = 1_000;
+    let mut leases = Leases::new(MOST);
+    let terms = |key: u128| Terms {
+        resets: Timestamp::from_secs(if key < 500 { 10 } else { 3_600 }),
+        ..TERMS
+    };
     for key in 0..5_000 {
-        let resets = Timestamp::from_secs(10 + key as u64 / 1_000);
-        leases.extra(
-            key,
-            Terms { resets, ..TERMS },
-            1,
-            1,
-            Timestamp::from_secs(1),
-        );
+        leases.extra(key, terms(key), 1, 1, at(1_000));
+        leases.grant(key, terms(key), 10, 5);
     }
-    assert_eq!(leases.leases.len(), 2_000);
-    leases.extra(9_999, TERMS, 1, 1, Timestamp::from_secs(30));
-    assert_eq!(leases.leases.len(), 1, "ended windows make room");
+    assert_eq!(leases.leases.len(), MOST);
+    assert_eq!(leases.outstanding(at(9_999)), 5 * MOST as u64);
+    assert_eq!(leases.outstanding(at(10_000)), 5 * 500, "windows end");
+    assert_eq!(leases.leases.len(), 500);
+    assert_eq!(leases.visits.len(), 500);
+}
+
+/// Not even while nobody has come to drop it.
+#[test]
+fn nothing_is_spent_after_the_windows_end() {
+    let mut leases = Leases::new(1_000);
+    for key in 0..1_000 {
+        leases.extra(key, TERMS, 1, 1, at(1_000));
+        leases.grant(key, TERMS, 10, 5);
+    }
+    for key in 0..1_000 {
+        assert_eq!(leases.spend(key, 1, TERMS, TERMS.resets), None);
+    }
+    assert_eq!((leases.leases.len(), leases.outstanding), (0, 0));
+}
+
+#[test]
+fn cold_counters_make_room_for_hot_ones() {
+    const MOST: u128 = 100;
+    let mut leases = Leases::new(MOST as usize);
+    let terms = Terms {
+        resets: Timestamp::from_secs(3_600),
+        ..TERMS
+    };
+    for key in 0..MOST {
+        leases.extra(key, terms, 1, 1, at(1_000));
+    }
+    leases.grant(0, terms, 10, 5);
+    leases.extra(MOST, terms, 1, 1, at(1_500));
+    assert!(!leases.leases.contains_key(&MOST), "no room yet");
+    for round in 1..100 {
+        leases.extra(1, terms, 1, 1, at(1_500 + round * 100));
+    }
+    let kept: Vec<u128> = leases.leases.keys().copied().collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert_eq!((leases.balance(0), kept.contains(&1)), (5, true));
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Spend(u64),
+    Ask(u64, u64),
+    Grant(u64, u64),
+    NextFlush,
+    Forget,
+    Clear,
+}
+
+fn any_number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..5_u64, 0..2_000_u64, Just(u64::MAX), any::<u64>()]
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => any_number().prop_map(Deed::Spend),
+        4 => (any_number(), any_number()).prop_map(|(a, b)| Deed::Ask(a, b)),
+        4 => (any_number(), any_number()).prop_map(|(a, b)| Deed::Grant(a, b)),
+        2 => Just(Deed::NextFlush),
+        1 => Just(Deed::Forget),
+        1 => Just(Deed::Clear),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Whatever the store and the clock say: no panic, no more than is
+    /// granted, never beyond a limit, and the sum is right.
+    #[test]
+    fn nonsense_does_no_harm(
+        deeds in prop::collection::vec(
+            (any_deed(), 0..4_u128, any_number(), prop_oneof![0..100_u32, any::<u32>()], any::<bool>()),
+            1..200,
+        ),
+    ) {
+        let mut leases = Leases::new(3);
+        let mut now = 0_u64;
+        let mut held = std::collections::HashMap::<u128, u128>::new();
+        for (deed, key, time, limit, turns_back) in deeds {
+            now = if turns_back { now.saturating_sub(time) } else { now.saturating_add(time) };
+            let resets = Timestamp::from_nanos((now / 1_000).saturating_mul(1_000).saturating_add(1_000));
+            let terms = Terms { limit, resets, leased: true };
+            let at = Timestamp::from_nanos(now);
+            match deed {
+                Deed::Spend(hits) => if let Some(seen) = leases.spend(key, hits, terms, at) {
+                    prop_assert_eq!(seen.after - seen.before, hits);
+                    prop_assert!(seen.after <= u64::from(limit));
+                    let held = held.entry(key).or_default();
+                    prop_assert!(*held >= u128::from(hits));
+                    *held -= u128::from(hits);
+                },
+                Deed::Ask(waiting, holders) => {
+                    let extra = leases.extra(key, terms, waiting, holders, at);
+                    prop_assert!(extra <= u64::from(limit) / 20);
+                    prop_assert!(extra <= u64::from(limit).saturating_sub(waiting) / 2);
+                }
+                Deed::Grant(reply, extra) => {
+                    leases.grant(key, terms, reply, extra);
+                    *held.entry(key).or_default() += u128::from(extra);
+                }
+                Deed::NextFlush => leases.next_flush(),
+                Deed::Forget => leases.forget(key),
+                Deed::Clear => leases.clear(),
+            }
+            prop_assert!(leases.leases.len() <= 3);
+            prop_assert_eq!(leases.visits.len(), leases.leases.len());
+            let balances: u64 = leases.leases.values().map(|lease| lease.balance).sum();
+            prop_assert_eq!(balances, leases.outstanding);
+        }
+    }
 }
