@@ -49,7 +49,10 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(arguments, limiter))
+    let ended = runtime.block_on(serve(arguments, limiter));
+    // A name that is still being looked up holds nobody up.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitCode> {

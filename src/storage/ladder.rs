@@ -128,22 +128,29 @@ impl Ladder {
             return;
         };
         let replicas = self.replicas.unwrap_or_else(|| store.replicas()).max(1);
-        // What is charged as a whole may be refused by what was answered.
-        let answered = charges.iter().zip(&*seen).filter_map(|(charge, seen)| {
-            let over = charge.is_over(seen.as_ref()?);
-            Some((charge.refuses, over))
-        });
-        let refused = mode == ChargeMode::AllOrNothing && Refuses::any(answered);
+        // What the store knows to be over refuses the whole request.
+        let is_refused = mode == ChargeMode::AllOrNothing
+            && seen.iter().zip(charges).any(|(seen, charge)| {
+                let limit = u64::from(charge.limit.requests);
+                let over = seen.is_some_and(|seen| seen.after > limit);
+                over && charge.refuses == Refuses::Alone
+            });
         let missing = |place: &usize| seen[*place].is_none();
         let places: PerDescriptor<usize> = (0..charges.len()).filter(missing).collect();
         let shares: PerDescriptor<Charge<'_>> = places
             .iter()
-            .map(|&place| share(&charges[place], replicas, refused))
+            .map(|&place| {
+                let mut share = share(&charges[place], replicas);
+                if is_refused {
+                    share.hits = Hits::Take(0);
+                }
+                share
+            })
             .collect();
         let counted = self.local.charge(&shares, mode, now);
         for ((place, share), counted) in places.into_iter().zip(&shares).zip(counted) {
             let charge = &charges[place];
-            let admitted = match charge.hits {
+            let admitted = match share.hits {
                 Hits::Take(hits) if counted.after <= share.limit.requests.into() => {
                     // A request that is charged all or nothing may have been
                     // refused by another of its limits.
@@ -196,18 +203,12 @@ fn denied(charge: &Charge<'_>, now: Timestamp) -> Observation {
     }
 }
 
-/// A charge of this process's share of a limit; `only_looks`: of nothing.
-fn share<'a>(charge: &Charge<'a>, replicas: u32, only_looks: bool) -> Charge<'a> {
+fn share<'a>(charge: &Charge<'a>, replicas: u32) -> Charge<'a> {
     let requests = charge.limit.requests;
     Charge {
         limit: Limit {
             requests: (requests / replicas).max(requests.min(1)),
             window: charge.limit.window,
-        },
-        hits: if only_looks {
-            Hits::Take(0)
-        } else {
-            charge.hits
         },
         ..*charge
     }

@@ -20,15 +20,17 @@ use futures_util::StreamExt as _;
 use tokio::{
     runtime::Handle,
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
+    address::Server,
     batch::{Item, Newsroom, Sight, Work},
     connect::{Connector, offset},
     key::Keys,
     known_over::KnownOver,
     lane::{Condition, Lane, LaneConfig, fail},
+    owed::Owed,
     slots::{Node, Topology},
     ticket::Tag,
 };
@@ -53,6 +55,12 @@ pub(super) struct Backend {
     replicas: AtomicU32,
     counts: Counts,
     known_over: Arc<KnownOver>,
+    owed: Owed,
+    era: AtomicU64,
+    /// The primary that sentinels have named.
+    primary: Mutex<Option<Server>>,
+    /// Since when fewer processes are heard of.
+    fewer_since: Mutex<Option<Instant>>,
     keys: Keys,
     /// Counts refunds: what was learnt before one may be wrong after it.
     refunds: AtomicU64,
@@ -102,6 +110,10 @@ const LOOK: Duration = Duration::from_secs(2);
 const GONE: Duration = Duration::from_secs(30);
 /// Processes that share a store of which that is not known.
 const SUPPOSED_REPLICAS: u32 = 4;
+/// Counters whose changes are remembered while the store is away.
+const MOST_OWED: usize = 65_536;
+/// Of these, as many go at once.
+const PAID_AT_ONCE: usize = 1_000;
 const MOST_REDIRECTS: u8 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(2);
 
@@ -137,6 +149,10 @@ impl Backend {
             counts: Counts::default(),
             connector,
             known_over,
+            owed: Owed::new(MOST_OWED),
+            era: AtomicU64::new(0),
+            primary: Mutex::default(),
+            fewer_since: Mutex::default(),
             keys,
             refunds: AtomicU64::new(0),
             clock,
@@ -176,8 +192,33 @@ impl Backend {
     pub(super) fn push_to(&self, lane: Option<Arc<Lane>>, item: Item<Tag>) {
         match lane {
             Some(lane) => lane.push(item),
+            None if item.tag.is_none() => self.owe(item.work),
             None => fail(item, &self.error("no node is known to have the key")),
         }
+    }
+
+    /// Has a change made as soon as the store can make it.
+    pub(super) fn owe(&self, work: Work) {
+        self.owed.add(work, self.now());
+    }
+
+    /// Makes changes that can be made now, not too many at once.
+    pub(super) fn pay(&self) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let can_go = |key: &[u8]| self.lane(key).is_some_and(|lane| lane.is_up());
+        for item in self.owed.take(PAID_AT_ONCE, self.now(), can_go) {
+            if matches!(item.work, Work::GiveBack(..)) {
+                self.gives_back();
+            }
+            self.push_to(self.lane(&item.work.key().bytes), item);
+        }
+    }
+
+    /// Counts the primaries that sentinels have named.
+    pub(super) fn era(&self) -> u64 {
+        self.era.load(Ordering::Relaxed)
     }
 
     /// A refund is on its way, or has been made.
@@ -197,24 +238,38 @@ impl Backend {
             Work::Take(key, _, terms) => {
                 let count = sight.first().map_or(0, |seen| seen.after);
                 if count >= terms.limit.into() && self.refunds() == refunds {
-                    let now = self.now();
-                    let lasts = terms.resets.as_nanos().saturating_sub(now.as_nanos());
-                    let lasts = Duration::from_nanos(lasts);
+                    let lasts = self.lasts(terms.resets);
                     self.known_over.learn(key.hash, count, terms.limit, lasts);
                 }
             }
-            Work::GiveBack(key, _) => {
-                self.gives_back();
-                self.known_over.forget(key.hash);
-            }
+            Work::GiveBack(key, ..) => self.forget(key.hash),
             Work::Together(together) => {
-                let refunded = together.parts.iter().filter(|part| part.gives_back);
-                for part in refunded {
-                    self.gives_back();
-                    self.known_over.forget(part.key.hash);
+                for (part, seen) in together.parts.iter().zip(sight) {
+                    if part.gives_back {
+                        self.forget(part.key.hash);
+                    } else if seen.before >= part.limit.into() && self.refunds() == refunds {
+                        let lasts = self.lasts(part.resets);
+                        self.known_over
+                            .learn(part.key.hash, seen.before, part.limit, lasts);
+                    }
                 }
             }
         }
+    }
+
+    /// Hits of a counter were given back: nothing is known of it any more.
+    fn forget(&self, key: u128) {
+        self.gives_back();
+        self.known_over.forget(key);
+        let routing = self.routing.load();
+        let lanes = routing.lanes.iter().flatten();
+        lanes.for_each(|lane| lane.forget_lease(key));
+    }
+
+    /// How long it is until `resets`.
+    fn lasts(&self, resets: Timestamp) -> Duration {
+        let now = self.now().as_nanos();
+        Duration::from_nanos(resets.as_nanos().saturating_sub(now))
     }
 
     /// Hits taken in advance and not spent yet.
@@ -339,7 +394,7 @@ impl Backend {
             Redirect::TryAgain => None,
         };
         item.asking = matches!(redirect, Redirect::Ask(_)) && target.is_some();
-        if redirect != Redirect::TryAgain {
+        if matches!(redirect, Redirect::Moved(_)) {
             self.look_again();
         }
         match target {
@@ -426,10 +481,10 @@ impl Backend {
                 }
             };
             self.looked.notify_waiters();
+            sleep(TROUBLED_ROUND).await;
             if well {
-                let _ = timeout(ROUND, self.trouble.notified()).await;
-            } else {
-                sleep(TROUBLED_ROUND).await;
+                let round = self.connector.round();
+                let _ = timeout(round, self.trouble.notified()).await;
             }
         }
     }
@@ -479,17 +534,13 @@ impl Backend {
         if let Some((teller, key)) = message.split_at_checked(name.len())
             && teller != name
         {
-            let hash = self.keys.hash(key);
-            self.gives_back();
-            self.known_over.forget(hash);
-            let routing = self.routing.load();
-            let lanes = routing.lanes.iter().flatten();
-            lanes.for_each(|lane| lane.forget_lease(hash));
+            self.forget(self.keys.hash(key));
         }
     }
 
     /// Looks once: topology, clock, processes.
     pub(super) async fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.check_primary().await?;
         let known = self.routing.load().topology.clone();
         let topology = self.connector.topology(known.as_ref()).await?;
         let node = topology
@@ -509,6 +560,34 @@ impl Backend {
         self.offset.store(offset, Ordering::Relaxed);
         self.has_connected();
         self.count_replicas(&mut connection, offset).await
+    }
+
+    /// A store that has forgotten them, or that they have not reached again, is
+    /// not believed at once that there are fewer.
+    fn hear_of_replicas(&self, heard: u32) {
+        let mut fewer_since = self
+            .fewer_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if heard >= self.replicas() {
+            *fewer_since = None;
+        } else if fewer_since.get_or_insert_with(Instant::now).elapsed() < GONE {
+            return;
+        }
+        self.replicas.store(heard, Ordering::Relaxed);
+    }
+
+    /// Has lanes connect anew where the sentinels name another primary.
+    async fn check_primary(&self) -> Result<(), StoreError> {
+        let Some(named) = self.connector.named_primary().await? else {
+            return Ok(());
+        };
+        let mut primary = self.primary.lock().unwrap_or_else(PoisonError::into_inner);
+        if primary.as_ref().is_some_and(|known| *known != named) {
+            self.era.fetch_add(1, Ordering::Relaxed);
+        }
+        *primary = Some(named);
+        Ok(())
     }
 
     fn replicas_key(&self) -> String {
@@ -540,8 +619,7 @@ impl Backend {
         let replies = connection.send_packed_commands(&pipeline, 0, 4).await;
         let replies = replies.map_err(|error| self.error(&error.to_string()))?;
         if let Some(::redis::Value::Int(replicas)) = replies.last() {
-            let replicas = u32::try_from(*replicas).unwrap_or(0);
-            self.replicas.store(replicas, Ordering::Relaxed);
+            self.hear_of_replicas(u32::try_from(*replicas).unwrap_or(0));
         }
         Ok(())
     }

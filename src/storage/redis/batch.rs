@@ -36,7 +36,7 @@ pub(super) enum Work {
     /// Count; 0 hits look.
     Take(Key, u64, Terms),
     /// Give back, down to 0.
-    GiveBack(Key, u64),
+    GiveBack(Key, u64, Terms),
     /// Several counters of one slot in one step.
     Together(Together),
 }
@@ -77,6 +77,8 @@ pub(super) struct Part {
     pub(super) gives_back: bool,
     pub(super) hits: u64,
     pub(super) limit: u32,
+    /// When the key's window ends.
+    pub(super) resets: Timestamp,
     pub(super) refuses: Refuses,
 }
 
@@ -177,8 +179,24 @@ pub(super) trait Advice {
 
 /// A count that Redis can still tell.
 const MOST: u64 = i64::MAX as u64;
+/// The most hits of one command that stands for several.
+const MOST_TOGETHER: u64 = 1 << 52;
 /// The most that a script, which counts in floating point, takes at once.
 const MOST_IN_SCRIPT: u64 = 1 << 52;
+
+// === impl Item ===
+
+impl<T> Item<Option<T>> {
+    /// Work of which nobody waits to hear.
+    pub(super) fn nobodys(work: Work) -> Self {
+        Self {
+            tag: None,
+            work,
+            asking: false,
+            redirects: 0,
+        }
+    }
+}
 
 // === impl Work ===
 
@@ -186,7 +204,7 @@ impl Work {
     /// Its key, or the first of them.
     pub(super) fn key(&self) -> &Key {
         match self {
-            Self::Take(key, ..) | Self::GiveBack(key, _) => key,
+            Self::Take(key, ..) | Self::GiveBack(key, ..) => key,
             Self::Together(together) => &together.parts[0].key,
         }
     }
@@ -256,7 +274,7 @@ impl<T> Flush<T> {
                 }
                 run
             }
-            Work::GiveBack(key, _) => {
+            Work::GiveBack(key, ..) => {
                 open.remove(key.hash);
                 self.push(asking, |item| Command::GiveBack { item })
             }
@@ -321,7 +339,7 @@ impl<T> Flush<T> {
                 pipeline.cmd("EXPIRE").arg(&*key.bytes).arg(key.ttl);
             }
             Command::GiveBack { item } => {
-                let Work::GiveBack(key, hits) = &self.items[*item].work else {
+                let Work::GiveBack(key, hits, _) = &self.items[*item].work else {
                     return;
                 };
                 let hits = (*hits).min(MOST_IN_SCRIPT);
@@ -391,7 +409,7 @@ impl<T> Flush<T> {
                     }
                     Err(refused) => Err(refused.clone()),
                 },
-                Work::GiveBack(_, hits) => count(replies[place].take()).map(|after| {
+                Work::GiveBack(_, hits, _) => count(replies[place].take()).map(|after| {
                     let hits = i128::from((*hits).min(MOST_IN_SCRIPT));
                     one(after + hits, after, 0)
                 }),
@@ -410,7 +428,8 @@ fn join(run: &mut Command, hits: u64, newer: Terms) -> bool {
         return false;
     };
     match sum.checked_add(hits) {
-        Some(more) if more <= MOST => {
+        // A hit too many for Redis must not take others with it.
+        Some(more) if more <= MOST_TOGETHER => {
             *sum = more;
             *terms = newer;
             true

@@ -68,7 +68,7 @@ fn run(flush: &Flush<usize>, counts: &mut HashMap<u128, i64>) -> Vec<Value> {
             Value::Int(*count)
         }
         Command::GiveBack { item } => {
-            let Work::GiveBack(key, hits) = &flush.items[*item].work else {
+            let Work::GiveBack(key, hits, _) = &flush.items[*item].work else {
                 panic!("not a refund")
             };
             let count = counts.entry(key.hash).or_default();
@@ -114,7 +114,7 @@ fn equal_keys_share_a_command_and_each_gets_its_own_answer() {
 
 #[test]
 fn a_refund_ends_a_run() {
-    let refund = item(1, Work::GiveBack(key(7), 5));
+    let refund = item(1, Work::GiveBack(key(7), 5, EXACT));
     let items = vec![take(0, 7, 2), refund, take(2, 7, 1)];
     let mut adviser = Adviser {
         known: vec![7],
@@ -231,7 +231,7 @@ proptest! {
                 *count = if gives_back { before.saturating_sub(hits) } else { before + hits };
                 expected.push((tag, seen(before, *count)));
                 items.push(if gives_back {
-                    item(tag, Work::GiveBack(key(number), hits))
+                    item(tag, Work::GiveBack(key(number), hits, EXACT))
                 } else {
                     take(tag, number, hits)
                 });

@@ -1,6 +1,13 @@
 //! From an address to connections that can be used: logged in, to a primary.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
@@ -25,6 +32,8 @@ struct Inner {
     certificates: TlsCertificates,
     skip_hostname_verification: bool,
     connect_timeout: Duration,
+    /// Whom to ask first.
+    turn: AtomicUsize,
 }
 
 /// Where Debian, Red Hat and others keep the certificates they trust.
@@ -53,6 +62,7 @@ impl Connector {
             certificates,
             skip_hostname_verification: tls.skip_hostname_verification,
             connect_timeout,
+            turn: AtomicUsize::new(0),
         })))
     }
 
@@ -68,6 +78,29 @@ impl Connector {
         match self.0.address {
             Address::Single(_) | Address::Sentinel { .. } => Some(Topology::single()),
             Address::Cluster(_) => None,
+        }
+    }
+
+    /// How often it is to be looked at when nothing is wrong: what sentinels
+    /// say may change while the old primary still answers.
+    pub(super) fn round(&self) -> Duration {
+        match self.0.address {
+            Address::Sentinel { .. } => Duration::from_secs(2),
+            Address::Single(_) | Address::Cluster(_) => Duration::from_secs(10),
+        }
+    }
+
+    /// The primary that the sentinels name; `None` without sentinels.
+    ///
+    /// # Errors
+    /// No sentinel answers in time.
+    pub(super) async fn named_primary(&self) -> Result<Option<Server>, StoreError> {
+        if !matches!(self.0.address, Address::Sentinel { .. }) {
+            return Ok(None);
+        }
+        match timeout(self.0.connect_timeout, self.ask_sentinels()).await {
+            Ok(found) => found.map(Some),
+            Err(_) => Err(self.error("no sentinel answers".to_owned())),
         }
     }
 
@@ -117,7 +150,10 @@ impl Connector {
             return Ok(Topology::single());
         };
         let known = known.map_or(&[][..], Topology::nodes);
-        let known = known.iter().filter_map(|node| self.cluster_server(node));
+        // Another one first each time: one may have lost the others.
+        let first = self.0.turn.fetch_add(1, Ordering::Relaxed) % known.len().max(1);
+        let known = known.iter().cycle().skip(first).take(known.len());
+        let known = known.filter_map(|node| self.cluster_server(node));
         let mut failure = self.error("no node was asked".to_owned());
         for server in known.chain(seeds.iter().cloned()) {
             match timeout(self.0.connect_timeout, self.ask_slots(&server)).await {

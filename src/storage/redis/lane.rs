@@ -11,8 +11,10 @@
 //! refuses at once. A connection whose node stays silent is given up.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,6 +52,8 @@ pub(super) struct Lane {
     seat: usize,
     node: Node,
     config: LaneConfig,
+    /// That of the backend when the lane connected.
+    era: AtomicU64,
     state: Mutex<State>,
     leases: Mutex<Leases>,
     work: Notify,
@@ -60,8 +64,6 @@ pub(super) struct Lane {
 struct State {
     queue: Vec<Item<Tag>>,
     condition: Condition,
-    /// Hits that were admitted without the store, to be added to it.
-    owed: HashMap<Box<[u8]>, Owed>,
 }
 
 /// Whether it is worth to wait.
@@ -79,26 +81,18 @@ pub(super) enum Condition {
     Closed,
 }
 
-#[derive(Debug)]
-struct Owed {
-    key: Key,
-    hits: u64,
-    terms: Terms,
-    until: Instant,
-}
-
 /// Silence after which an idle connection is asked for a sign of life.
 const IDLE: Duration = Duration::from_secs(1);
 /// Silence after which a connection is given up.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 /// From one question whether a stalled node is well again to the next.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// So many answers within the deadline are enough.
+const ENOUGH_PROBES: u32 = 5;
 /// From one attempt to connect to the next: it doubles from the first to the
 /// last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
-/// Counters whose hits are remembered while the store is away.
-const MOST_OWED: usize = 65_536;
 /// Counters with hits taken in advance.
 const MOST_LEASES: usize = 65_536;
 
@@ -115,10 +109,10 @@ impl Lane {
             seat,
             node,
             config,
+            era: AtomicU64::new(0),
             state: Mutex::new(State {
                 queue: vec![],
                 condition: Condition::Connecting,
-                owed: HashMap::new(),
             }),
             leases: Mutex::new(Leases::new(MOST_LEASES)),
             work: Notify::new(),
@@ -154,30 +148,20 @@ impl Lane {
             Condition::Closed => self.error("the node has left the cluster"),
         };
         drop(state);
-        fail(item, &refusal);
+        self.unsent(item, &refusal);
     }
 
-    /// Adds hits that were admitted without the store, once it is back: when the
-    /// lane is up again, and about every second while it is.
-    pub(super) fn owe(&self, key: Key, hits: u64, terms: Terms) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        if state.owed.len() >= MOST_OWED {
-            state.owed.retain(|_, owed| now < owed.until);
+    /// It was not sent, or had no effect. What nobody waits for is for later.
+    fn unsent(&self, item: Item<Tag>, error: &StoreError) {
+        match (&item.tag, self.backend.upgrade()) {
+            (None, Some(backend)) => backend.owe(item.work),
+            _ => fail(item, error),
         }
-        let has_room = state.owed.len() < MOST_OWED;
-        if let Some(owed) = state.owed.get_mut(&key.bytes) {
-            owed.hits = owed.hits.saturating_add(hits);
-        } else if has_room {
-            let until = now + Duration::from_secs(key.ttl);
-            let owed = Owed {
-                key,
-                hits,
-                terms,
-                until,
-            };
-            state.owed.insert(owed.key.bytes.clone(), owed);
-        }
+    }
+
+    /// The node answers, as far as is known.
+    pub(super) fn is_up(&self) -> bool {
+        self.lock().condition == Condition::Up
     }
 
     /// Ends the lane's task; what waits fails.
@@ -190,17 +174,21 @@ impl Lane {
     pub(super) async fn run(self: Arc<Self>, connector: Connector) {
         let mut first_seen = FirstSeen::default();
         loop {
+            // Before it connects: what changes meanwhile is seen.
+            if let Some(backend) = self.backend.upgrade() {
+                self.era.store(backend.era(), Ordering::Relaxed);
+            }
             let Some(mut connection) = self.connect(&connector).await else {
                 return;
             };
+            if let Some(backend) = self.backend.upgrade() {
+                backend.has_connected();
+            }
             // It may have come back empty, or as another server that has not
             // heard of everything.
             first_seen.clear();
             self.leases().clear();
             self.enter(Condition::Up);
-            if let Some(backend) = self.backend.upgrade() {
-                backend.has_connected();
-            }
             match self.serve(&mut connection, &mut first_seen).await {
                 Ok(()) => return,
                 Err(error) => {
@@ -260,25 +248,43 @@ impl Lane {
                 () = sleep(IDLE) => {
                     self.ask_for_life(connection).await?;
                     self.pay(&mut paid);
+                    if self.is_outdated() {
+                        return Err(self.error("another server is the primary now"));
+                    }
                     continue;
                 }
             };
-            let now = Instant::now();
-            let wanted = |item: &Item<Tag>| {
-                item.tag
-                    .as_ref()
-                    .is_none_or(|(ticket, _)| ticket.is_wanted(now))
-            };
-            let (items, unwanted): (Vec<_>, Vec<_>) = items.into_iter().partition(wanted);
-            if !unwanted.is_empty() {
-                let error = self.error("the caller's time was up");
-                unwanted.into_iter().for_each(|item| fail(item, &error));
-            }
+            let items = self.still_wanted(items);
             if !items.is_empty() {
                 self.flush(items, connection, first_seen).await?;
             }
+            if self.is_outdated() {
+                return Err(self.error("another server is the primary now"));
+            }
             self.pay(&mut paid);
         }
+    }
+
+    /// Without those who have gone, or whose time is up: they are not sent.
+    fn still_wanted(&self, items: Vec<Item<Tag>>) -> Vec<Item<Tag>> {
+        let now = Instant::now();
+        let wanted = |item: &Item<Tag>| {
+            item.tag.as_ref().is_none_or(|(ticket, _)| {
+                ticket.is_wanted(now) && now < ticket.arrived() + self.config.deadline
+            })
+        };
+        let (items, unwanted): (Vec<_>, Vec<_>) = items.into_iter().partition(wanted);
+        if !unwanted.is_empty() {
+            let error = self.error("not sent in time");
+            unwanted.into_iter().for_each(|item| fail(item, &error));
+        }
+        items
+    }
+
+    /// The sentinels have named another primary since the lane connected.
+    fn is_outdated(&self) -> bool {
+        let backend = self.backend.upgrade();
+        backend.is_some_and(|backend| backend.era() != self.era.load(Ordering::Relaxed))
     }
 
     /// One write, one read.
@@ -288,8 +294,11 @@ impl Lane {
         connection: &mut MultiplexedConnection,
         first_seen: &mut FirstSeen,
     ) -> Result<(), StoreError> {
-        let oldest = items.iter().filter_map(arrived).min();
-        let late = oldest.unwrap_or_else(Instant::now) + self.config.deadline;
+        // One that had nearly no time left when it was sent says nothing about
+        // the node.
+        let now = Instant::now();
+        let oldest = items.iter().filter_map(arrived).min().unwrap_or(now);
+        let late = (oldest + self.config.deadline).max(now + self.config.deadline / 2);
         let refunds = self.backend.upgrade().map(|backend| backend.refunds());
         self.leases().next_flush();
         let flush = Flush::new(
@@ -372,29 +381,19 @@ impl Lane {
                     let error = self.error(&refused.to_string());
                     if is_of_the_node(&refused) {
                         broken = Some(error.clone());
+                    } else if is_of_the_cluster(&refused) {
+                        self.report_trouble();
                     }
                     match (redirect(&refused), &backend) {
                         (Some(redirect), Some(backend)) => {
                             backend.redirect(self.seat, item, redirect, error)
                         }
-                        _ => self.refused(item, &error),
+                        _ => self.unsent(item, &error),
                     }
                 }
             },
         );
         broken.map_or(Ok(()), Err)
-    }
-
-    /// It was not counted. What nobody waits for is to be counted later.
-    fn refused(&self, item: Item<Tag>, error: &StoreError) {
-        match item {
-            Item {
-                tag: None,
-                work: Work::Take(key, hits, terms),
-                ..
-            } => self.owe(key, hits, terms),
-            item => fail(item, error),
-        }
     }
 
     /// An idle connection may be dead without anybody noticing.
@@ -411,16 +410,25 @@ impl Lane {
         }
     }
 
-    /// Waits until the node answers in half the time that a call has.
+    /// Waits until the node answers in half the time that a call has, or some
+    /// times in a row in all of it.
     async fn recover(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+        let mut in_time = 0;
         loop {
             let asked = Instant::now();
             match timeout(PATIENCE, ping(connection)).await {
-                Ok(Ok(())) if asked.elapsed() <= self.config.deadline / 2 => {
-                    self.enter(Condition::Up);
-                    return Ok(());
+                Ok(Ok(())) => {
+                    let took = asked.elapsed();
+                    in_time = if took <= self.config.deadline {
+                        in_time + 1
+                    } else {
+                        0
+                    };
+                    if took <= self.config.deadline / 2 || in_time >= ENOUGH_PROBES {
+                        self.enter(Condition::Up);
+                        return Ok(());
+                    }
                 }
-                Ok(Ok(())) => {}
                 Ok(Err(reason)) => return Err(self.error(&reason)),
                 Err(_) => return Err(self.error("no answer at all")),
             }
@@ -440,17 +448,15 @@ impl Lane {
         }
         state.condition = condition;
         let hopeless = match &state.condition {
-            Condition::Up => {
-                state.pay(Instant::now());
-                None
-            }
+            Condition::Up => None,
             Condition::Connecting => None,
             Condition::Stalled(error) | Condition::Down(error) => Some(error.clone()),
             Condition::Closed => Some(self.error("the node has left the cluster")),
         };
         drop(state);
-        if let Some(error) = hopeless {
-            self.fail_queue(&error);
+        match hopeless {
+            Some(error) => self.fail_queue(&error),
+            None => self.pay_now(),
         }
         self.work.notify_one();
     }
@@ -460,13 +466,19 @@ impl Lane {
     fn pay(&self, paid: &mut Instant) {
         if paid.elapsed() >= IDLE {
             *paid = Instant::now();
-            self.lock().pay(*paid);
+            self.pay_now();
+        }
+    }
+
+    fn pay_now(&self) {
+        if let Some(backend) = self.backend.upgrade() {
+            backend.pay();
         }
     }
 
     fn fail_queue(&self, error: &StoreError) {
         let queue = std::mem::take(&mut self.lock().queue);
-        queue.into_iter().for_each(|item| fail(item, error));
+        queue.into_iter().for_each(|item| self.unsent(item, error));
     }
 
     /// All that waits, as soon as there is something; `None` when closed.
@@ -510,7 +522,7 @@ impl Lane {
     fn forget_leases(&self, work: &Work) {
         match work {
             Work::Take(..) => {}
-            Work::GiveBack(key, _) => self.forget_lease(key.hash),
+            Work::GiveBack(key, ..) => self.forget_lease(key.hash),
             Work::Together(together) => {
                 let refunded = together.parts.iter().filter(|part| part.gives_back);
                 refunded.for_each(|part| self.forget_lease(part.key.hash));
@@ -576,19 +588,6 @@ impl Lane {
     }
 }
 
-// === impl State ===
-
-impl State {
-    /// Puts what is owed into the next flush; what has no window any more is
-    /// dropped.
-    fn pay(&mut self, now: Instant) {
-        let owed = std::mem::take(&mut self.owed);
-        let due = owed.into_values().filter(|owed| now < owed.until);
-        let items = due.map(|owed| nobodys(owed.key, owed.hits, owed.terms));
-        self.queue.extend(items);
-    }
-}
-
 /// What a flush has to know of its lane.
 struct Adviser<'a> {
     lane: &'a Lane,
@@ -607,16 +606,6 @@ impl Advice for Adviser<'_> {
         let (holders, now) = (backend.holders(), backend.now());
         let mut leases = self.lane.leases();
         leases.extra(key.hash, terms, waiting, holders, now)
-    }
-}
-
-/// Hits to count, of which nobody waits to hear.
-fn nobodys(key: Key, hits: u64, terms: Terms) -> Item<Tag> {
-    Item {
-        tag: None,
-        work: Work::Take(key, hits, terms),
-        asking: false,
-        redirects: 0,
     }
 }
 
@@ -646,10 +635,25 @@ fn is_of_the_node(refused: &Refused) -> bool {
     let Refused::Server(error) = refused else {
         return true;
     };
-    matches!(
-        error.code(),
-        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOREPLICAS"
-    )
+    const CODES: [&str; 6] = [
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "NOAUTH",
+        "WRONGPASS",
+        "NOREPLICAS",
+    ];
+    // Before Redis 7, what a script runs into is told within its own error.
+    let in_script = error.code() == "ERR"
+        && error
+            .details()
+            .is_some_and(|text| CODES.iter().any(|code| text.contains(code)));
+    in_script || CODES.contains(&error.code())
+}
+
+/// The node has lost the others: they may have given its slots away.
+fn is_of_the_cluster(refused: &Refused) -> bool {
+    matches!(refused, Refused::Server(error) if error.code() == "CLUSTERDOWN")
 }
 
 /// Where a node says that the key is.

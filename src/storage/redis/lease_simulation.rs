@@ -336,7 +336,7 @@ impl Simulation {
             let before = *count;
             match &item.work {
                 Work::Take(_, hits, _) => *count += hits,
-                Work::GiveBack(_, hits) => *count = count.saturating_sub(*hits),
+                Work::GiveBack(_, hits, _) => *count = count.saturating_sub(*hits),
                 Work::Together(_) => panic!("not here"),
             }
             let after = *count;
@@ -472,8 +472,8 @@ impl Simulation {
 
     fn give_back(&mut self, process: usize) {
         let hits = self.random.below(5);
-        let (hit, _) = self.hit(hits);
-        self.queue(process, hit, |key| Work::GiveBack(key, hits));
+        let (hit, terms) = self.hit(hits);
+        self.queue(process, hit, |key| Work::GiveBack(key, hits, terms));
     }
 
     fn queue(&mut self, process: usize, tag: Hit, work: impl FnOnce(Key) -> Work) {

@@ -17,6 +17,7 @@ pub mod key;
 mod known_over;
 mod lane;
 mod lease;
+mod owed;
 mod scripts;
 pub mod slots;
 mod ticket;
@@ -24,7 +25,7 @@ mod together;
 
 use std::{
     cell::RefCell,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -39,7 +40,7 @@ use self::{
     key::{Format, Keys},
     known_over::{KnownOver, Verdict},
     lane::LaneConfig,
-    ticket::Ticket,
+    ticket::{Caller, Ticket},
 };
 use super::{ChargeMode, StoreError, Unanswered};
 use crate::{
@@ -90,6 +91,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct RedisStore {
     shared: Arc<Shared>,
+    /// One worker takes its seats at a time, so that they are of one number.
+    seating: Mutex<()>,
 }
 
 /// What calls need, wherever they run.
@@ -182,12 +185,14 @@ impl RedisStore {
                 per_second: config.per_second.as_ref().map(backend).transpose()?,
                 known_over: Arc::clone(&known_over),
             }),
+            seating: Mutex::new(()),
         })
     }
 
     /// Gives the event loop that this runs on its own connections, for calls
     /// made on this thread. Without any seat nothing can be counted.
     pub fn take_seat(&self) {
+        let _turn = self.seating.lock().unwrap_or_else(PoisonError::into_inner);
         for backend in self.shared.backends() {
             backend.take_seat();
         }
@@ -279,9 +284,7 @@ impl RedisStore {
     pub fn owe(&self, charge: &Charge<'_>, hits: u64, now: Timestamp) {
         let (key, terms) = self.shared.key_and_terms(charge, now);
         let backend = self.shared.backend(charge.limit.window);
-        if let Some(lane) = backend.lane(&key.bytes) {
-            lane.owe(key, hits, terms);
-        }
+        backend.owe(Work::Take(key, hits, terms));
     }
 
     /// See [`AnyStore::charge`](super::AnyStore::charge). From `until` on the
@@ -404,12 +407,8 @@ impl Shared {
     fn settle_refused(&self, window: Window, key: &[u8], hash: u128, terms: Terms) {
         let hits = self.known_over.forget(hash);
         if hits > 0 {
-            let item = Item {
-                tag: None,
-                work: Work::Take(self.key(key, hash, window), hits, terms),
-                asking: false,
-                redirects: 0,
-            };
+            let work = Work::Take(self.key(key, hash, window), hits, terms);
+            let item = Item::nobodys(work);
             self.backend(window).push(key, item);
         }
     }
@@ -456,7 +455,7 @@ impl Shared {
             .iter()
             .map(|asked| (asked.place, asked.terms.resets))
             .collect();
-        let (ticket, waiting) = Ticket::new(asked.len(), until);
+        let (ticket, waiting) = Ticket::new(asked.len(), Caller::until(until));
         for (answer, Asked { place, key, terms }) in asked.into_iter().enumerate() {
             let charge = &charges[place];
             let backend = self.backend(charge.limit.window);
@@ -465,7 +464,7 @@ impl Shared {
                 Hits::Take(hits) => Work::Take(key, hits, terms),
                 Hits::GiveBack(hits) => {
                     backend.gives_back();
-                    Work::GiveBack(key, hits)
+                    Work::GiveBack(key, hits, terms)
                 }
             };
             let item = Item {

@@ -18,13 +18,26 @@ use crate::storage::StoreError;
 /// What a call asked for, until it is answered.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    arrived: Instant,
-    /// From then on nobody waits for the answer.
-    until: Option<Instant>,
+    caller: Caller,
     /// Nobody waits any more.
     gone: AtomicBool,
     state: Mutex<State>,
 }
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    arrived: Instant,
+    /// From then on nobody waits for the answer.
+    until: Option<Instant>,
+    /// Turns true when nobody waits any more, where that is not seen from the
+    /// ticket's other side.
+    gone: Option<Arc<AtomicBool>>,
+}
+
+/// Says, when it is dropped, that the caller has gone.
+#[derive(Debug)]
+pub(super) struct Leaving(Arc<AtomicBool>);
 
 #[derive(Debug)]
 struct State {
@@ -48,10 +61,9 @@ pub(super) struct Waiting(Arc<Ticket>);
 
 impl Ticket {
     /// A ticket for `asked` answers, and the call's side of it.
-    pub(super) fn new(asked: usize, until: Option<Instant>) -> (Arc<Self>, Waiting) {
+    pub(super) fn new(asked: usize, caller: Caller) -> (Arc<Self>, Waiting) {
         let ticket = Arc::new(Self {
-            arrived: Instant::now(),
-            until,
+            caller,
             gone: AtomicBool::new(false),
             state: Mutex::new(State {
                 answers: SmallVec::from_elem(None, asked),
@@ -64,12 +76,16 @@ impl Ticket {
 
     /// When the call came.
     pub(super) fn arrived(&self) -> Instant {
-        self.arrived
+        self.caller.arrived
     }
 
     /// Somebody waits for the answer.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        !self.gone.load(Ordering::Relaxed) && self.until.is_none_or(|until| now < until)
+        let caller = &self.caller;
+        let gone = caller.gone.as_ref();
+        !self.gone.load(Ordering::Relaxed)
+            && !gone.is_some_and(|gone| gone.load(Ordering::Relaxed))
+            && caller.until.is_none_or(|until| now < until)
     }
 
     /// Gives one answer; only the first for a place counts.
@@ -97,6 +113,45 @@ impl Ticket {
     /// Nothing under the lock can panic half-way.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// One that comes now, and waits until then.
+    pub(super) fn until(until: Option<Instant>) -> Self {
+        Self {
+            arrived: Instant::now(),
+            until,
+            gone: None,
+        }
+    }
+
+    /// The same, for work that goes on when the caller has gone, and what says
+    /// that it has.
+    pub(super) fn leaving(self) -> (Self, Leaving) {
+        let gone = Arc::new(AtomicBool::new(false));
+        let caller = Self {
+            gone: Some(Arc::clone(&gone)),
+            ..self
+        };
+        (caller, Leaving(gone))
+    }
+
+    /// As if it always waited, but for the store's deadline.
+    pub(super) fn staying(&self) -> Self {
+        Self {
+            arrived: self.arrived,
+            until: None,
+            gone: None,
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -135,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn waits_for_all_answers_and_keeps_the_first_of_each() {
-        let (ticket, mut waiting) = Ticket::new(2, None);
+        let (ticket, mut waiting) = Ticket::new(2, Caller::until(None));
         ticket.tell(1, Ok(Sight::new()));
         ticket.tell(1, Err(StoreError::new("a", "late")));
         assert!((&mut waiting).now_or_never().is_none());
@@ -150,10 +205,17 @@ mod tests {
     async fn knows_whether_anybody_waits() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let (ticket, waiting) = Ticket::new(1, Some(later));
+        let (ticket, waiting) = Ticket::new(1, Caller::until(Some(later)));
         assert!(ticket.is_wanted(now));
         assert!(!ticket.is_wanted(later), "its time is up");
         drop(waiting);
         assert!(!ticket.is_wanted(now), "the call is gone");
+        let (caller, leaving) = Caller::until(None).leaving();
+        let (ticket, _waiting) = Ticket::new(1, caller.clone());
+        assert!(ticket.is_wanted(now));
+        drop(leaving);
+        assert!(!ticket.is_wanted(now), "the caller is gone");
+        let (ticket, _waiting) = Ticket::new(1, caller.staying());
+        assert!(ticket.is_wanted(now));
     }
 }

@@ -17,7 +17,7 @@ use super::{
     batch::{Item, Mode, Part, Seen, Sight, Terms, Together, Work},
     finish,
     known_over::Verdict,
-    ticket::{Answers, Ticket},
+    ticket::{Answers, Caller, Ticket},
 };
 use crate::{
     engine::{
@@ -76,7 +76,8 @@ pub(super) async fn charge(
     } else {
         // Not to be stopped half-way when the caller goes.
         let shared = Arc::clone(shared);
-        let steps = async move { in_two_steps(&shared, &parts, mode, refused).await };
+        let (caller, _leaving) = Caller::until(until).leaving();
+        let steps = async move { in_two_steps(&shared, &parts, mode, refused, caller).await };
         match tokio::spawn(steps).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::new("redis", "charging was stopped")),
@@ -105,6 +106,7 @@ fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
             gives_back,
             hits,
             limit: charge.limit.requests,
+            resets: terms.resets,
             refuses: charge.refuses,
         },
         terms,
@@ -176,7 +178,7 @@ async fn in_one_step(
         mode,
         refused,
     });
-    let mut answers = ask(shared, [(window, work)], until).await;
+    let mut answers = ask(shared, [(window, work)], Caller::until(until)).await;
     answers
         .pop()
         .flatten()
@@ -188,6 +190,7 @@ async fn in_two_steps(
     wishes: &[Wish],
     mode: Mode,
     refused: bool,
+    caller: Caller,
 ) -> Result<Sight, StoreError> {
     let reserves = |wish: &Wish| {
         mode == Mode::AllOrNothing
@@ -203,7 +206,7 @@ async fn in_two_steps(
         };
         (wish.window, work)
     });
-    let first = counted(ask(shared, first, None).await);
+    let first = counted(ask(shared, first, caller.clone()).await);
     let over = |wish: &Wish, seen: &Seen| {
         let after = if reserves(wish) {
             seen.after
@@ -227,19 +230,22 @@ async fn in_two_steps(
                 limits.any(|(refuses, over)| over && refuses != Refuses::Never)
             }
         };
-    if refused || failure.is_some() {
+    // One whose answer did not come may have been reserved or not.
+    let give_all_back = || {
         let reserved = wishes.iter().zip(&first).zip(&is_over);
         for ((wish, seen), is_over) in reserved {
-            // One whose answer did not come may have been reserved or not.
             if reserves(wish) && seen.is_ok() && !is_over && wish.part.hits > 0 {
                 give_back(shared, wish);
             }
         }
+    };
+    if refused || failure.is_some() {
+        give_all_back();
     }
     if let Some(error) = failure {
         return Err(error);
     }
-    let first: SmallVec<[Seen; 4]> = first.into_iter().flatten().collect();
+    let first_seen: SmallVec<[Seen; 4]> = first.iter().flatten().copied().collect();
     // What is still to be counted, and how it reads.
     let counts = |index: usize| match mode {
         Mode::AllOrNothing => !refused && (!reserves(&wishes[index]) || is_over[index]),
@@ -249,10 +255,10 @@ async fn in_two_steps(
     let works = second
         .iter()
         .map(|&index| (wishes[index].window, count(&wishes[index])));
-    let second_seen = counted(ask(shared, works, None).await);
+    let second_seen = counted(ask(shared, works, caller.staying()).await);
     let mut sights: Sight = wishes
         .iter()
-        .zip(&first)
+        .zip(&first_seen)
         .zip(&is_over)
         .map(|((wish, seen), &is_over)| match (is_over, refused) {
             (true, _) => wish.hypothetical(seen),
@@ -264,7 +270,13 @@ async fn in_two_steps(
         })
         .collect();
     for (index, seen) in second.into_iter().zip(second_seen) {
-        sights[index] = seen?;
+        match seen {
+            Ok(seen) => sights[index] = seen,
+            Err(error) => {
+                give_all_back();
+                return Err(error);
+            }
+        }
     }
     Ok(sights)
 }
@@ -273,10 +285,10 @@ async fn in_two_steps(
 async fn ask(
     shared: &Shared,
     works: impl IntoIterator<Item = (Window, Work)>,
-    until: Option<Instant>,
+    caller: Caller,
 ) -> Answers {
     let works: SmallVec<[(Window, Work); 4]> = works.into_iter().collect();
-    let (ticket, waiting) = Ticket::new(works.len(), until);
+    let (ticket, waiting) = Ticket::new(works.len(), caller);
     for (place, (window, work)) in works.into_iter().enumerate() {
         let backend = shared.backend(window);
         let lane = backend.lane(&work.key().bytes);
@@ -326,7 +338,7 @@ fn look(wish: &Wish) -> Work {
 fn count(wish: &Wish) -> Work {
     let key = wish.part.key.clone();
     if wish.part.gives_back {
-        Work::GiveBack(key, wish.part.hits)
+        Work::GiveBack(key, wish.part.hits, wish.exact())
     } else {
         Work::Take(key, wish.part.hits, wish.exact())
     }
@@ -342,12 +354,7 @@ fn give_back(shared: &Shared, wish: &Wish) {
     } = wish;
     shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms);
     backend.gives_back();
-    let item = Item {
-        tag: None,
-        work: Work::GiveBack(part.key.clone(), part.hits),
-        asking: false,
-        redirects: 0,
-    };
+    let item = Item::nobodys(Work::GiveBack(part.key.clone(), part.hits, *terms));
     backend.push(&part.key.bytes, item);
 }
 
