@@ -1,6 +1,7 @@
 //! `ratekeeper check`: are these rules right?
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     io::Write,
     path::{Path, PathBuf},
@@ -81,8 +82,31 @@ fn unreadable(error: &ReadError, format: Format, out: &mut impl Write) -> io::Re
 fn tell(files: usize, result: &Result<RuleSet, Problems>, out: &mut impl Write) -> io::Result<()> {
     match result {
         Err(problems) => writeln!(out, "{problems}"),
-        Ok(rules) => writeln!(out, "{}: ok", summary(files, rules)),
+        Ok(rules) => {
+            writeln!(out, "{}: ok", summary(files, rules))?;
+            for (name, said) in settings(rules) {
+                let said: Vec<String> = said.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+                writeln!(out, "domain {}: {}", name.escape_debug(), said.join(", "))?;
+            }
+            Ok(())
+        }
     }
+}
+
+/// What goes for all of a domain, of those domains that say something.
+fn settings(rules: &RuleSet) -> BTreeMap<&str, BTreeMap<&'static str, String>> {
+    let names = rules.domain_names().into_iter();
+    names
+        .filter_map(|name| {
+            let domain = rules.domain(name.as_bytes())?;
+            let words = config::dump::settings(domain).into_iter();
+            let leased = config::dump::leased_limits(rules, domain);
+            let leased = (leased > 0).then(|| ("leased_limits", leased.to_string()));
+            let said = words.map(|(key, word)| (key, word.to_owned()));
+            let said: BTreeMap<_, _> = said.chain(leased).collect();
+            (!said.is_empty()).then_some((name, said))
+        })
+        .collect()
 }
 
 /// `3 files, 2 domains, 57 rules`.
@@ -112,6 +136,7 @@ fn tell_json(
             "files": files,
             "domains": rules.domain_names().len(),
             "rules": rules.len(),
+            "settings": settings(rules),
         }),
     };
     writeln!(out, "{value:#}")

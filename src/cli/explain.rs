@@ -116,6 +116,7 @@ impl<'a> Explanation<'a> {
         };
         let plan = Plan::new(self.rules, &request, false, &mut Vec::new());
         let mut charges = plan.charges.iter();
+        self.for_all();
         for (entries, planned) in entries.iter().zip(&plan.planned) {
             let found = self.walk(entries);
             match planned.grant {
@@ -139,6 +140,24 @@ impl<'a> Explanation<'a> {
             }
         }
         self
+    }
+
+    /// What the domain says for all of its requests, if anything.
+    fn for_all(&mut self) {
+        let Some(domain) = self.rules.domain(self.domain.as_bytes()) else {
+            return;
+        };
+        let words = config::dump::settings(domain);
+        let words: Vec<String> = words
+            .iter()
+            .map(|(k, word)| format!("{k}: {word}"))
+            .collect();
+        if !words.is_empty() {
+            self.line(
+                0,
+                &format!("domain `{}`: {}", self.domain, words.join(", ")),
+            );
+        }
     }
 
     /// Walks level by level and tells of each step; the rule at the end.

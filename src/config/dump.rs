@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::{
     limit::Quota,
     metadata,
-    rules::{RuleId, RuleSet},
+    rules::{Domain, RuleId, RuleSet},
 };
 
 use super::schema;
@@ -21,16 +21,36 @@ pub fn to_json(rules: &RuleSet) -> Value {
     let domains = names.into_iter().filter_map(|name| {
         let domain = rules.domain(name.as_bytes())?;
         let mut value = json!({"domain": name, "descriptors": below(rules, domain.root())});
-        let policy = domain.policy();
-        if let Some(charge) = policy.charge {
-            value["charge"] = json!(schema::word(&schema::CHARGE, charge));
-        }
-        if let Some(failure) = policy.on_store_failure {
-            value["on_store_failure"] = json!(schema::word(&schema::ON_STORE_FAILURE, failure));
+        for (key, word) in settings(domain) {
+            value[key] = json!(word);
         }
         Some(value)
     });
     json!({"domains": domains.collect::<Vec<_>>()})
+}
+
+/// What files say for all of a domain: keys and words of the file format.
+#[must_use]
+pub fn settings(domain: Domain) -> Vec<(&'static str, &'static str)> {
+    let policy = domain.policy();
+    let charge = policy.charge.map(|it| schema::word(&schema::CHARGE, it));
+    let failure = policy.on_store_failure;
+    let failure = failure.map(|it| schema::word(&schema::ON_STORE_FAILURE, it));
+    [("charge", charge), ("on_store_failure", failure)]
+        .into_iter()
+        .filter_map(|(key, word)| Some((key, word?)))
+        .collect()
+}
+
+/// How many limits of a domain have `accuracy: leased`.
+#[must_use]
+pub fn leased_limits(rules: &RuleSet, domain: Domain) -> usize {
+    let (mut count, mut below) = (0, vec![domain.root()]);
+    while let Some(id) = below.pop() {
+        count += usize::from(rules.rule(id).leased);
+        below.extend(&rules.detail(id).children);
+    }
+    count
 }
 
 /// A rule whose nested rules are being written.

@@ -46,6 +46,9 @@ const KEYS: [(&str, &[Place]); 19] = [
     (METADATA, &[Place::Descriptor]),
 ];
 
+/// Those that the reference does not know: nowhere does it let them pass.
+const OURS: [&str; 3] = ["accuracy", "charge", "on_store_failure"];
+
 /// Free data: keys and types below it are the operator's own.
 pub(super) const METADATA: &str = "metadata";
 
@@ -161,7 +164,7 @@ impl<'p> Reader<'_, 'p> {
 
     /// The reference takes a known key anywhere and ignores it.
     fn misplaced(&mut self, known: &str, places: &[Place], at: Mark, value: &Node<'_>) {
-        if self.compat {
+        if self.compat && !OURS.contains(&known) {
             if known != METADATA {
                 self.check_keys(value);
             }

@@ -6,6 +6,7 @@
 use smallvec::SmallVec;
 
 use super::{
+    algorithm::Observation,
     descriptor::{Descriptor, Hits, Request},
     key::CounterKey,
     limit::{Limit, Quota},
@@ -189,6 +190,17 @@ impl Planned {
     }
 }
 
+// === impl Charge ===
+
+impl Charge<'_> {
+    /// Whether a counter that was seen so is over the limit; a refund is never.
+    #[must_use]
+    pub fn is_over(&self, seen: &Observation) -> bool {
+        let takes = matches!(self.hits, Hits::Take(_));
+        takes && seen.after > u64::from(self.limit.requests)
+    }
+}
+
 // === impl Refuses ===
 
 impl Refuses {
@@ -267,6 +279,156 @@ fn drop_replaced(rules: &RuleSet, planned: &mut [Planned]) {
             planned.rule = None;
             planned.grant = Grant::Nothing;
             planned.replaced = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::{
+        decision::{Code, Decision, Policy},
+        descriptor::Entry,
+        limit::{Unit, Window},
+        metadata,
+        rules::{DomainDef, LimitDef, RuleDef, Source},
+        time::Timestamp,
+    };
+
+    const LIMIT: Limit = Limit {
+        requests: 5,
+        window: Window::of(Unit::Hour),
+    };
+
+    /// A rule for each kind there is; its key is its place in this list.
+    fn rules() -> RuleSet {
+        let limited = Some(Quota::Limited(LIMIT));
+        let kinds = [
+            (None, false, false),
+            (Some(Quota::Unlimited), false, false),
+            (Some(Quota::Unlimited), false, true),
+            (limited, false, false),
+            (limited, true, false),
+            (limited, false, true),
+            (limited, true, true),
+        ];
+        let rules = (0..).zip(kinds).map(|(number, (quota, shadow, is_quota))| {
+            let limit = quota.map(|quota| LimitDef {
+                quota,
+                name: format!("{number}"),
+                replaces: vec![],
+                leased: false,
+            });
+            rule(&number.to_string(), limit, shadow, is_quota)
+        });
+        let replaces = LimitDef {
+            quota: Quota::Limited(LIMIT),
+            name: String::new(),
+            replaces: vec!["5".to_owned()],
+            leased: true,
+        };
+        let last = rule("7", Some(replaces), false, false);
+        let domain = DomainDef {
+            name: "d".to_owned(),
+            policy: DomainPolicy {
+                charge: Some(ChargePolicy::AllOrNothing),
+                on_store_failure: None,
+            },
+            rules: rules.chain([last]).collect(),
+        };
+        RuleSet::compile(vec![domain]).unwrap()
+    }
+
+    fn rule(key: &str, limit: Option<LimitDef>, shadow_mode: bool, quota_mode: bool) -> RuleDef {
+        RuleDef {
+            key: key.to_owned(),
+            value: String::new(),
+            limit,
+            shadow_mode,
+            quota_mode,
+            detailed_metric: false,
+            value_to_metric: false,
+            share_threshold: false,
+            metadata: metadata::Map::new(),
+            children: vec![],
+            source: Source {
+                file: "f".into(),
+                line: 1,
+                column: 1,
+            },
+        }
+    }
+
+    /// One descriptor: which rule (the last: none), whether it brings a limit,
+    /// whether it gives back, whether it is over.
+    type Asked = (usize, bool, bool, bool);
+
+    const KEYS: [&[u8]; 9] = [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"none"];
+
+    /// What the weights of the charges say, and what the decision says.
+    fn refused(rules: &RuleSet, asked: &[Asked], quota_mode: bool) -> (bool, bool) {
+        let entries: Vec<[Entry<'_>; 1]> = asked
+            .iter()
+            .map(|&(key, ..)| {
+                [Entry {
+                    key: KEYS[key],
+                    value: b"",
+                }]
+            })
+            .collect();
+        let descriptors: Vec<Descriptor<'_>> = entries
+            .iter()
+            .zip(asked)
+            .map(|(entries, &(_, overrides, gives_back, _))| Descriptor {
+                entries,
+                limit: overrides.then_some(LIMIT),
+                hits: if gives_back {
+                    Hits::GiveBack(1)
+                } else {
+                    Hits::Take(1)
+                },
+            })
+            .collect();
+        let request = Request {
+            domain: b"d",
+            descriptors: &descriptors,
+        };
+        let plan = Plan::new(rules, &request, quota_mode, &mut vec![]);
+        let limited = plan.planned.iter().zip(asked);
+        let seen: Vec<Observation> = limited
+            .filter(|(planned, _)| matches!(planned.grant, Grant::Limited(_)))
+            .map(|(_, &(.., is_over))| Observation {
+                before: if is_over { 5 } else { 0 },
+                after: if is_over { 6 } else { 1 },
+                resets: Timestamp::MAX,
+            })
+            .collect();
+        assert_eq!(seen.len(), plan.charges.len());
+        let charges = plan.charges.iter().zip(&seen);
+        let by_weight =
+            Refuses::any(charges.map(|(charge, seen)| (charge.refuses, charge.is_over(seen))));
+        let policy = Policy {
+            quota_mode,
+            ..Policy::default()
+        };
+        let decision = Decision::new(rules, &plan, &seen, &policy, Timestamp::default());
+        (by_weight, decision.code == Code::OverLimit)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+        #[test]
+        fn stores_refuse_what_the_decision_refuses(
+            asked in prop::collection::vec(
+                (0..KEYS.len(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>()),
+                0..6,
+            ),
+            quota_mode: bool,
+        ) {
+            let (by_weight, decided) = refused(&rules(), &asked, quota_mode);
+            prop_assert_eq!(by_weight, decided);
         }
     }
 }

@@ -140,9 +140,9 @@ impl MemoryStore {
     ) -> PerDescriptor<Observation> {
         match mode {
             ChargeMode::OthersStandStill if charges.len() > 1 => {
-                self.charge_together(charges, false, now)
+                self.charge_those_over(charges, now)
             }
-            ChargeMode::AllOrNothing => self.charge_together(charges, true, now),
+            ChargeMode::AllOrNothing => self.charge_all_or_none(charges, now),
             ChargeMode::Always | ChargeMode::OthersStandStill => charges
                 .iter()
                 .map(|charge| {
@@ -178,70 +178,91 @@ impl MemoryStore {
         self.sweep(&mut table, now);
     }
 
-    /// All shards concerned are locked, in order, so that looking and
-    /// counting are one step.
-    fn charge_together(
+    /// Charges those that go over and, if there are none, the others too.
+    fn charge_those_over(
         &self,
         charges: &[Charge<'_>],
-        all_or_nothing: bool,
         now: Timestamp,
     ) -> PerDescriptor<Observation> {
-        let keys: SmallVec<[[u64; 2]; 8]> = charges.iter().map(|c| self.key(c)).collect();
-        let mut order: SmallVec<[usize; 8]> = keys.iter().map(|key| self.shard_of(*key)).collect();
-        order.sort_unstable();
-        order.dedup();
-        let mut tables: SmallVec<[MutexGuard<'_, Table>; 8]> = order
+        let mut locked = Locked::new(self, charges);
+        let goes_over: SmallVec<[bool; 8]> = charges
             .iter()
-            .map(|&shard| self.shards[shard].lock())
+            .enumerate()
+            .map(|(index, charge)| {
+                let (table, key) = locked.table(index);
+                let step = fixed_window(charge.limit.window, table.get(key), charge.hits, now);
+                charge.is_over(&step.observation)
+            })
             .collect();
-        let place = |key: [u64; 2]| {
-            order
-                .binary_search(&self.shard_of(key))
-                .expect("every key's shard was put in `order`")
-        };
-        let look = |key: [u64; 2]| tables[place(key)].get(key);
-        let mut fits: SmallVec<[(Step, bool); 8]> = SmallVec::new();
-        let mut new = 0;
-        for (index, (&key, charge)) in keys.iter().zip(charges).enumerate() {
-            // Of equal keys the second sees what the first would leave, but
-            // not where it may come to stand still.
-            let earlier = keys[..index].iter().rposition(|&other| other == key);
-            let old = match earlier.filter(|_| all_or_nothing) {
-                Some(earlier) => Some(fits[earlier].0.cell),
-                None => look(key),
-            };
-            let mut step = fixed_window(charge.limit.window, old, charge.hits, now);
-            if old.is_none() && step.cell.count > 0 {
-                new += 1;
-                if self.has_no_room_for(new) {
-                    step.observation = refused_when_full(charge, step);
-                }
-            }
-            let takes = matches!(charge.hits, Hits::Take(_));
-            let over = takes && step.observation.after > u64::from(charge.limit.requests);
-            fits.push((step, over));
-        }
-        let kinds = charges.iter().map(|charge| charge.refuses);
-        let mut limits = kinds.zip(fits.iter().map(|(_, over)| *over));
-        let refused = if all_or_nothing {
-            Refuses::any(limits)
-        } else {
-            limits.any(|(refuses, over)| over && refuses != Refuses::Never)
-        };
-        keys.iter()
+        let refused = goes_over
+            .iter()
             .zip(charges)
-            .zip(&fits)
-            .map(|((&key, charge), &(step, over))| {
-                let table = &mut tables[place(key)];
-                if !refused || (over && !all_or_nothing) {
-                    self.charge_one(table, key, charge, charge.hits, now)
-                } else if over {
-                    step.observation
+            .any(|(&over, charge)| over && charge.refuses != Refuses::Never);
+        charges
+            .iter()
+            .enumerate()
+            .map(|(index, charge)| {
+                let stands_still = refused && !goes_over[index];
+                let hits = if stands_still {
+                    Hits::Take(0)
                 } else {
-                    self.charge_one(table, key, charge, Hits::Take(0), now)
-                }
+                    charge.hits
+                };
+                let (table, key) = locked.table(index);
+                self.charge_one(table, key, charge, hits, now)
             })
             .collect()
+    }
+
+    /// Charges all and, if that refuses the request, takes it back before
+    /// anybody else can see it: so what was refused because the store is full
+    /// leaves no trace either.
+    fn charge_all_or_none(
+        &self,
+        charges: &[Charge<'_>],
+        now: Timestamp,
+    ) -> PerDescriptor<Observation> {
+        let mut locked = Locked::new(self, charges);
+        let mut old: SmallVec<[Option<Cell>; 8]> = SmallVec::with_capacity(charges.len());
+        let mut seen: PerDescriptor<Observation> = charges
+            .iter()
+            .enumerate()
+            .map(|(index, charge)| {
+                let (table, key) = locked.table(index);
+                old.push(table.get(key));
+                self.charge_one(table, key, charge, charge.hits, now)
+            })
+            .collect();
+        let limits = charges.iter().zip(&seen);
+        if !Refuses::any(limits.map(|(charge, seen)| (charge.refuses, charge.is_over(seen)))) {
+            return seen;
+        }
+        // Of equal keys the first one's old state comes last, and stays.
+        for (index, old) in old.iter().enumerate().rev() {
+            let (table, key) = locked.table(index);
+            self.put_back(table, key, *old);
+        }
+        for (index, (charge, seen)) in charges.iter().zip(&mut seen).enumerate() {
+            if !charge.is_over(seen) {
+                let (table, key) = locked.table(index);
+                let look = Hits::Take(0);
+                *seen = fixed_window(charge.limit.window, table.get(key), look, now).observation;
+            }
+        }
+        seen
+    }
+
+    /// Undoes a charge. A counter that had to make room meanwhile stays away.
+    fn put_back(&self, table: &mut Table, key: [u64; 2], old: Option<Cell>) {
+        let Ok(mut found) = table.entry(key) else {
+            return;
+        };
+        if let Some(cell) = old {
+            found.get_mut().cell = cell;
+        } else {
+            found.remove();
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn charge_one(
@@ -289,17 +310,14 @@ impl MemoryStore {
             }
             WhenFull::Deny | WhenFull::EvictExpiringSoonest => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                refused_when_full(charge, step)
+                let before = u64::from(charge.limit.requests);
+                Observation {
+                    before,
+                    after: before.saturating_add(step.observation.after),
+                    resets: step.observation.resets,
+                }
             }
         }
-    }
-
-    /// So many new counters would be refused, as far as can be seen: other
-    /// threads may come first.
-    fn has_no_room_for(&self, new: usize) -> bool {
-        let live = self.live.load(Ordering::Relaxed);
-        self.config.when_full == WhenFull::Deny
-            && live.saturating_add(new) > self.config.max_counters
     }
 
     /// Makes sure that one more counter may be held, and counts it.
@@ -360,15 +378,45 @@ impl MemoryStore {
     }
 }
 
-/// As if nothing were left.
-fn refused_when_full(charge: &Charge<'_>, step: Step) -> Observation {
-    let before = u64::from(charge.limit.requests);
-    Observation {
-        before,
-        after: before.saturating_add(step.observation.after),
-        resets: step.observation.resets,
+/// The shards of one request's counters, locked in order, so that looking and
+/// counting are one step and no two requests wait for each other.
+struct Locked<'s> {
+    keys: SmallVec<[[u64; 2]; 8]>,
+    /// Of each key: which of `tables`.
+    places: SmallVec<[usize; 8]>,
+    tables: SmallVec<[MutexGuard<'s, Table>; 8]>,
+}
+
+// === impl Locked ===
+
+impl<'s> Locked<'s> {
+    fn new(store: &'s MemoryStore, charges: &[Charge<'_>]) -> Self {
+        let keys: SmallVec<[[u64; 2]; 8]> = charges.iter().map(|c| store.key(c)).collect();
+        let mut places: SmallVec<[usize; 8]> = keys.iter().map(|&k| store.shard_of(k)).collect();
+        let mut order = places.clone();
+        order.sort_unstable();
+        order.dedup();
+        let tables = order
+            .iter()
+            .map(|&shard| store.shards[shard].lock())
+            .collect();
+        for place in &mut places {
+            *place = order.partition_point(|shard| shard < place);
+        }
+        Self {
+            keys,
+            places,
+            tables,
+        }
+    }
+
+    /// The table that a charge's counter is in, and its key.
+    fn table(&mut self, charge: usize) -> (&mut Table, [u64; 2]) {
+        (&mut self.tables[self.places[charge]], self.keys[charge])
     }
 }
+
+// === impl Shard ===
 
 impl Shard {
     /// A panic elsewhere leaves a table whole: nothing in here can unwind

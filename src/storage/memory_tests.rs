@@ -2,6 +2,9 @@
 
 use std::sync::atomic::AtomicU32;
 
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng as _, rngs::SmallRng};
+
 use super::*;
 use crate::engine::{
     descriptor::Entry,
@@ -140,6 +143,233 @@ fn a_shadow_rule_makes_nobody_stand_still() {
     let mode = ChargeMode::OthersStandStill;
     assert_eq!(charge(&store, mode, NOW, &both(true)), [1, 1]);
     assert_eq!(charge(&store, mode, NOW, &both(false)), [2, 1]);
+}
+
+// === all or nothing ===
+
+/// A charge of the counter of that number.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    counter: usize,
+    hits: Hits,
+    limit: u32,
+    refuses: Refuses,
+}
+
+const COUNTERS: usize = 6;
+const KEYS: [[Entry<'static>; 1]; COUNTERS] = {
+    const fn entry(value: &'static [u8]) -> [Entry<'static>; 1] {
+        [Entry { key: b"k", value }]
+    }
+    [
+        entry(b"0"),
+        entry(b"1"),
+        entry(b"2"),
+        entry(b"3"),
+        entry(b"4"),
+        entry(b"5"),
+    ]
+};
+
+fn all_or_nothing(store: &MemoryStore, now: Timestamp, asked: &[Asked]) -> Vec<Observation> {
+    let window = Window::of(Unit::Minute);
+    let charges: Vec<Charge<'_>> = asked
+        .iter()
+        .map(|asked| Charge {
+            key: CounterKey {
+                domain: b"d",
+                entries: &KEYS[asked.counter],
+                shared: None,
+                window,
+            },
+            limit: Limit {
+                requests: asked.limit,
+                window,
+            },
+            hits: asked.hits,
+            refuses: asked.refuses,
+            leased: false,
+        })
+        .collect();
+    store
+        .charge(&charges, ChargeMode::AllOrNothing, now)
+        .to_vec()
+}
+
+fn refuses(asked: &[Asked], seen: &[(u64, u64)]) -> bool {
+    Refuses::any(asked.iter().zip(seen).map(|(asked, &(_, after))| {
+        let takes = matches!(asked.hits, Hits::Take(_));
+        (asked.refuses, takes && after > u64::from(asked.limit))
+    }))
+}
+
+fn counts(store: &MemoryStore, now: Timestamp) -> Vec<u64> {
+    let look = |counter| Asked {
+        counter,
+        hits: Hits::Take(0),
+        limit: u32::MAX,
+        refuses: Refuses::Alone,
+    };
+    let looks: Vec<Asked> = (0..COUNTERS).map(look).collect();
+    let seen = all_or_nothing(store, now, &looks);
+    seen.iter().map(|seen| seen.after).collect()
+}
+
+/// What all-or-nothing means, in plain words: what each sees, and the counts.
+fn plainly(counts: &mut [u64], asked: &[Asked]) -> Vec<(u64, u64)> {
+    let mut tried = counts.to_vec();
+    let mut seen: Vec<(u64, u64)> = asked
+        .iter()
+        .map(|asked| {
+            let before = tried[asked.counter];
+            tried[asked.counter] = asked.hits.apply(before);
+            (before, tried[asked.counter])
+        })
+        .collect();
+    if !refuses(asked, &seen) {
+        counts.copy_from_slice(&tried);
+        return seen;
+    }
+    for (asked, seen) in asked.iter().zip(&mut seen) {
+        let gives_back = matches!(asked.hits, Hits::GiveBack(_));
+        if gives_back || seen.1 <= u64::from(asked.limit) {
+            *seen = (counts[asked.counter], counts[asked.counter]);
+        }
+    }
+    seen
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let hits = prop_oneof![
+        4 => (0_u64..4).prop_map(Hits::Take),
+        1 => (0_u64..4).prop_map(Hits::GiveBack),
+    ];
+    let refuses = prop_oneof![
+        3 => Just(Refuses::Alone),
+        1 => Just(Refuses::WithOthers),
+        1 => Just(Refuses::Never),
+    ];
+    (0..COUNTERS, hits, 0_u32..8, refuses).prop_map(|(counter, hits, limit, refuses)| Asked {
+        counter,
+        hits,
+        limit,
+        refuses,
+    })
+}
+
+proptest! {
+    #[test]
+    fn all_or_nothing_is_what_it_says(
+        requests in prop::collection::vec(
+            (prop::collection::vec(asked(), 0..6), prop::bool::weighted(0.1)),
+            1..60,
+        ),
+    ) {
+        let store = store(100_000, WhenFull::Deny);
+        let (mut expected, mut now) = (vec![0; COUNTERS], NOW);
+        for (asked, next_window) in requests {
+            if next_window {
+                now = Timestamp::from_secs(now.as_secs() + 60);
+                expected.fill(0);
+            }
+            let seen = all_or_nothing(&store, now, &asked);
+            let seen: Vec<_> = seen.iter().map(|seen| (seen.before, seen.after)).collect();
+            prop_assert_eq!(seen, plainly(&mut expected, &asked), "{:?}", asked);
+            prop_assert_eq!(counts(&store, now), expected.clone(), "{:?}", asked);
+        }
+        let live = expected.iter().filter(|&&count| count > 0).count();
+        prop_assert!(store.stats().counters >= live);
+    }
+}
+
+/// Every thread asks for other sets of the same counters, in other orders.
+#[test]
+fn refused_requests_leave_no_trace_from_many_threads() {
+    const REQUESTS: usize = 4_000;
+    let store = store(100_000, WhenFull::Deny);
+    let limit = |counter: usize| 300 + 200 * u32::try_from(counter).unwrap();
+    let admitted: [AtomicU64; COUNTERS] = Default::default();
+    let refused = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for seed in 0..8 {
+            let (store, admitted, refused) = (&store, &admitted, &refused);
+            scope.spawn(move || {
+                let mut random = SmallRng::seed_from_u64(seed);
+                for _ in 0..REQUESTS {
+                    let asked: Vec<Asked> = (0..random.random_range(1..5))
+                        .map(|_| {
+                            let counter = random.random_range(0..COUNTERS);
+                            Asked {
+                                counter,
+                                hits: Hits::Take(random.random_range(0..3)),
+                                limit: limit(counter),
+                                refuses: Refuses::Alone,
+                            }
+                        })
+                        .collect();
+                    let seen = all_or_nothing(store, NOW, &asked);
+                    let seen: Vec<_> = seen.iter().map(|seen| (seen.before, seen.after)).collect();
+                    if refuses(&asked, &seen) {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    for asked in &asked {
+                        admitted[asked.counter].fetch_add(asked.hits.amount(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let admitted = admitted.map(AtomicU64::into_inner);
+    assert_eq!(counts(&store, NOW), admitted);
+    for (counter, admitted) in admitted.into_iter().enumerate() {
+        assert!(admitted <= limit(counter).into(), "{admitted} of {counter}");
+    }
+    // The tightest is used up to the last hit, so there was something to refuse.
+    assert_eq!(admitted[0], u64::from(limit(0)));
+    assert!(refused.into_inner() > 1_000);
+}
+
+#[test]
+fn what_a_full_store_refuses_leaves_no_trace() {
+    let store = store(3, WhenFull::Deny);
+    let ask = |counters: &[usize], refuses| {
+        let asked: Vec<Asked> = counters
+            .iter()
+            .map(|&counter| Asked {
+                counter,
+                hits: Hits::Take(1),
+                limit: 10,
+                refuses,
+            })
+            .collect();
+        let seen = all_or_nothing(&store, NOW, &asked);
+        seen.iter().map(|seen| seen.after).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&[0], Refuses::Alone), [1]);
+    // Two would have a place, the third has none.
+    assert_eq!(ask(&[0, 1, 2, 3], Refuses::Alone), [1, 0, 0, 11]);
+    assert_eq!(store.stats().counters, 1);
+    assert_eq!(counts(&store, NOW), [1, 0, 0, 0, 0, 0]);
+    // Where that refuses nobody, what has a place is counted.
+    assert_eq!(ask(&[0, 1, 2, 3], Refuses::Never), [2, 1, 1, 11]);
+    assert_eq!(counts(&store, NOW), [2, 1, 1, 0, 0, 0]);
+}
+
+#[test]
+fn a_counter_that_made_room_stays_away() {
+    let store = store(1, WhenFull::EvictExpiringSoonest);
+    let ask = |counter, limit| Asked {
+        counter,
+        hits: Hits::Take(1),
+        limit,
+        refuses: Refuses::Alone,
+    };
+    all_or_nothing(&store, NOW, &[ask(0, 10)]);
+    all_or_nothing(&store, NOW, &[ask(0, 10), ask(1, 10), ask(1, 0)]);
+    let stats = store.stats();
+    assert_eq!((stats.counters, stats.evicted), (0, 1), "{stats:?}");
+    assert_eq!(counts(&store, NOW), [0; COUNTERS]);
 }
 
 #[test]

@@ -443,6 +443,25 @@ fn explain_tells_why() {
 }
 
 #[test]
+fn explain_tells_what_goes_for_all_of_a_domain() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = "domain: d\ncharge: all_or_nothing\non_store_failure: local\ndescriptors:\n\
+                 - {key: x, rate_limit: {unit: day, requests_per_unit: 1, accuracy: leased}}\n";
+    fs::write(folder.path().join("d.yaml"), rules).unwrap();
+    let mut command = program();
+    command
+        .args(["explain", "--domain", "d", "x=1", "--rules"])
+        .arg(folder.path());
+    let (out, error, _) = text(&command.output().unwrap());
+    for expected in [
+        "domain `d`: charge: all_or_nothing, on_store_failure: local\n",
+        "limit: 1 per day, leased\n",
+    ] {
+        assert!(out.contains(expected), "{out}{error}");
+    }
+}
+
+#[test]
 fn completions_are_there_for_common_shells() {
     for shell in ["bash", "zsh", "fish"] {
         let (out, _, code) = text(&program().args(["completions", shell]).output().unwrap());

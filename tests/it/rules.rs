@@ -432,9 +432,20 @@ fn files_of_a_domain_agree_on_what_goes_for_all_of_it() {
     let policy = rules.domain(b"d").unwrap().policy();
     assert_eq!(policy.charge, Some(ChargePolicy::AllOrNothing));
     assert_eq!(policy.on_store_failure, Some(OnStoreFailure::Deny));
+    let problems = compile(&[("1", one), ("2", other)], &MERGING).unwrap_err();
     assert_eq!(
-        told(&compile(&[("1", one), ("2", other)], &MERGING).unwrap_err()),
+        told(&problems),
         ["2:2:9 d: charge differs between files of a domain"]
+    );
+    let hint = problems.list()[0].hint.as_deref();
+    assert_eq!(hint, Some("the first one is at 1:2"));
+    // It is the same with documents of one file, and with those in between
+    // that say nothing.
+    let documents = "domain: d\non_store_failure: local\n---\ndomain: d\n---\n\
+                     domain: d\non_store_failure: allow\n";
+    assert_eq!(
+        told(&compile(&[("1", documents)], &MERGING).unwrap_err()),
+        ["1:7:19 d: on_store_failure differs between files of a domain"]
     );
     assert_eq!(
         config::to_json(&rules),
@@ -445,6 +456,46 @@ fn files_of_a_domain_agree_on_what_goes_for_all_of_it() {
             "descriptors": [],
         }]})
     );
+}
+
+/// Each word with what is shown of it; nothing is shown where nothing is said.
+#[test]
+fn what_goes_for_all_of_a_domain_is_read_in_either_dialect() {
+    use ChargePolicy::{AllOrNothing, Always};
+    use OnStoreFailure::{Allow, Deny, Error, Local};
+    for (line, charge, failure) in [
+        ("", None, None),
+        ("charge:", None, None),
+        ("charge: ~", None, None),
+        ("on_store_failure: null", None, None),
+        ("charge: always", Some(Always), None),
+        ("charge: \"all_or_nothing\"", Some(AllOrNothing), None),
+        ("on_store_failure: error", None, Some(Error)),
+        ("on_store_failure: allow", None, Some(Allow)),
+        ("on_store_failure: deny", None, Some(Deny)),
+        ("on_store_failure: local", None, Some(Local)),
+    ] {
+        let text = format!("{line}\ndomain: d\n");
+        for options in [STRICT, COMPAT] {
+            let rules = compile(&[("f", &text)], &options).unwrap();
+            let policy = rules.domain(b"d").unwrap().policy();
+            assert_eq!(
+                (policy.charge, policy.on_store_failure),
+                (charge, failure),
+                "{line}"
+            );
+            let mut shown = config::to_json(&rules)["domains"][0].take();
+            let shown = shown.as_object_mut().unwrap();
+            shown.retain(|key, _| key != "domain" && key != "descriptors");
+            let shown: Vec<String> = shown
+                .iter()
+                .map(|(key, word)| format!("{key}: {}", word.as_str().unwrap()))
+                .collect();
+            let said = charge.is_some() || failure.is_some();
+            let expected: Vec<_> = said.then(|| line.replace('"', "")).into_iter().collect();
+            assert_eq!(shown, expected);
+        }
+    }
 }
 
 #[test]
@@ -503,6 +554,17 @@ opening config file: DIR/b.yaml
 ";
     let ok = format!("{opened}all rate limit configs ok\n");
     assert_eq!(check(path, Format::Text, true), (true, ok));
+
+    let ours = "domain: b\ncharge: all_or_nothing\non_store_failure: deny\ndescriptors:\n\
+                - {key: x, rate_limit: {unit: day, requests_per_unit: 1, accuracy: leased}}\n";
+    fs::write(path.join("b.yaml"), ours).unwrap();
+    let said = "2 files, 2 domains, 2 rules: ok\n\
+                domain b: charge: all_or_nothing, leased_limits: 1, on_store_failure: deny\n";
+    assert_eq!(check(path, Format::Text, false), (true, said.into()));
+    let (_, json) = check(path, Format::Json, false);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["settings"]["b"]["charge"], "all_or_nothing");
+    assert_eq!(json["settings"].as_object().unwrap().len(), 1);
 
     fs::write(path.join("b.yaml"), "domain: b\nx: 1\n").unwrap();
     let bad = format!(
