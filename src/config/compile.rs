@@ -293,25 +293,82 @@ impl Validator<'_, '_> {
     }
 
     fn quota(&mut self, limit: &RateLimit) -> Quota {
-        let at = limit.unit.at_or(limit.at);
-        let unit = Unit::from_name(limit.unit.as_str());
         if limit.unlimited {
-            if unit.is_some() {
-                let message = "should not specify rate limit unit when unlimited";
-                self.problem(at, message, None);
-            }
+            self.check_unlimited(limit);
             return Quota::Unlimited;
         }
-        if unit.is_none() && !limit.unit.is_broken() {
+        let window = if limit.window.is_empty() {
+            self.window_of_unit(limit)
+        } else {
+            self.window(limit)
+        };
+        Quota::Limited(Limit {
+            requests: limit.requests_per_unit,
+            window,
+        })
+    }
+
+    fn check_unlimited(&mut self, limit: &RateLimit) {
+        if Unit::from_name(limit.unit.as_str()).is_some() {
+            let at = limit.unit.at_or(limit.at);
+            let message = "should not specify rate limit unit when unlimited";
+            self.problem(at, message, None);
+        }
+        let others = [
+            ("unit_multiplier", limit.unit_multiplier.at()),
+            ("window", limit.window.at()),
+        ];
+        for (what, at) in others {
+            if let Some(at) = at {
+                self.problem(
+                    at,
+                    format!("should not specify {what} when unlimited"),
+                    None,
+                );
+            }
+        }
+    }
+
+    fn window_of_unit(&mut self, limit: &RateLimit) -> Window {
+        let unit = Unit::from_name(limit.unit.as_str());
+        if unit.is_none() && !limit.unit.is_broken() && !limit.window.is_broken() {
             let name = clip(limit.unit.as_str());
             let names = Unit::ALL.map(Unit::name).join(", ");
             let hint = format!("the units are {names}");
             let message = format!("invalid rate limit unit '{name}'");
-            self.problem(at, message, Some(hint));
+            self.problem(limit.unit.at_or(limit.at), message, Some(hint));
         }
-        Quota::Limited(Limit {
-            requests: limit.requests_per_unit,
-            window: Window::of(unit.unwrap_or(Unit::Second)),
+        let unit = unit.unwrap_or(Unit::Second);
+        let Field::Given(multiplier, at) = limit.unit_multiplier else {
+            return Window::of(unit);
+        };
+        let window = Window::times(unit, multiplier);
+        if window.seconds() > Window::LONGEST_SECONDS {
+            let message = format!("a window of {window} is longer than 366 days");
+            self.problem(at, message, None);
+        }
+        window
+    }
+
+    /// A window that is told as a duration, instead of a unit.
+    fn window(&mut self, limit: &RateLimit) -> Window {
+        let at = limit.window.at_or(limit.at);
+        let others = [
+            ("unit", limit.unit.at()),
+            ("unit_multiplier", limit.unit_multiplier.at()),
+        ];
+        for (what, at) in others {
+            if let Some(at) = at {
+                self.problem(at, format!("should not specify {what} beside window"), None);
+            }
+        }
+        let text = limit.window.as_str();
+        let window = seconds(text).and_then(Window::of_seconds);
+        window.unwrap_or_else(|| {
+            let message = format!("invalid window '{}'", clip(text));
+            let hint = "a window is whole seconds up to 366 days, such as 5s, 5m, 1h30m, 14d";
+            self.problem(at, message, Some(hint.to_owned()));
+            Window::of(Unit::Second)
         })
     }
 
@@ -360,6 +417,27 @@ impl Validator<'_, '_> {
     fn problem(&mut self, at: Mark, message: impl Into<String>, hint: Option<String>) {
         self.report.add(Stage::Rules, at, &self.path, message, hint);
     }
+}
+
+/// `5s`, `5m`, `1h30m`, `14d`: numbers with a unit each, as seconds.
+fn seconds(text: &str) -> Option<u64> {
+    let mut total = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|char: char| !char.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = match tail.chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        let number: u64 = number.parse().ok()?;
+        total = total.checked_add(number.checked_mul(unit)?)?;
+        rest = &tail[1..];
+    }
+    Some(total)
 }
 
 fn first_at(source: &Source) -> String {

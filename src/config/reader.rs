@@ -24,7 +24,7 @@ pub(super) enum Place {
 }
 
 /// Every key and its places.
-const KEYS: [(&str, &[Place]); 19] = [
+const KEYS: [(&str, &[Place]); 21] = [
     ("domain", &[Place::Domain]),
     ("key", &[Place::Descriptor]),
     ("value", &[Place::Descriptor]),
@@ -32,6 +32,8 @@ const KEYS: [(&str, &[Place]); 19] = [
     ("rate_limit", &[Place::Descriptor]),
     ("unit", &[Place::RateLimit]),
     ("requests_per_unit", &[Place::RateLimit]),
+    ("unit_multiplier", &[Place::RateLimit]),
+    ("window", &[Place::RateLimit]),
     ("unlimited", &[Place::RateLimit]),
     ("accuracy", &[Place::RateLimit]),
     ("charge", &[Place::Domain]),
@@ -47,7 +49,13 @@ const KEYS: [(&str, &[Place]); 19] = [
 ];
 
 /// Those that the reference does not know: nowhere does it let them pass.
-const OURS: [&str; 3] = ["accuracy", "charge", "on_store_failure"];
+const OURS: [&str; 5] = [
+    "accuracy",
+    "charge",
+    "on_store_failure",
+    "unit_multiplier",
+    "window",
+];
 
 /// Free data: keys and types below it are the operator's own.
 pub(super) const METADATA: &str = "metadata";
@@ -224,6 +232,28 @@ impl<'p> Reader<'_, 'p> {
         let hint = format!("it is one of {}", words.join(", "));
         self.problem(Stage::Rules, at, message, Some(hint));
         Choice::Absent
+    }
+
+    /// A whole number from 1 on.
+    pub(super) fn positive(&mut self, node: Option<&Node<'_>>, what: &str) -> Field<u32> {
+        let Some(node) = node else {
+            return Field::Absent;
+        };
+        match scalar(node) {
+            Some((_, Meaning::Null)) => Field::Absent,
+            Some((_, Meaning::Int(number))) => match u32::try_from(number) {
+                Ok(number @ 1..) => Field::Given(number, node.at),
+                Ok(0) | Err(_) => {
+                    let message = format!("{LOADING}{what} must be from 1 to {}", u32::MAX);
+                    self.problem(Stage::Types, node.at, message, None);
+                    Field::Broken
+                }
+            },
+            _ => {
+                self.mismatch(node, what, "a whole number");
+                Field::Broken
+            }
+        }
     }
 
     pub(super) fn number(&mut self, node: Option<&Node<'_>>, what: &str) -> u32 {

@@ -51,6 +51,8 @@ pub(super) struct RateLimit {
     pub(super) at: Mark,
     pub(super) unit: Field<String>,
     pub(super) requests_per_unit: u32,
+    pub(super) unit_multiplier: Field<u32>,
+    pub(super) window: Field<String>,
     pub(super) unlimited: bool,
     pub(super) accuracy: Choice<Accuracy>,
     pub(super) name: Field<String>,
@@ -206,6 +208,8 @@ impl Reader<'_, '_> {
             at: fields.at,
             unit: self.text(fields.get("unit"), "unit"),
             requests_per_unit: self.number(fields.get("requests_per_unit"), "requests_per_unit"),
+            unit_multiplier: self.positive(fields.get("unit_multiplier"), "unit_multiplier"),
+            window: self.text(fields.get("window"), "window"),
             unlimited: self.flag(&fields, "unlimited"),
             accuracy: self.choice(fields.get("accuracy"), "accuracy", &ACCURACY),
             name: self.text(fields.get("name"), "name"),
@@ -239,6 +243,16 @@ impl<T: Copy> Choice<T> {
 }
 
 // === impl Field ===
+
+impl<T> Field<T> {
+    /// Where it is said, if it is.
+    pub(super) fn at(&self) -> Option<Mark> {
+        match self {
+            Self::Given(_, at) => Some(*at),
+            Self::Absent | Self::Broken => None,
+        }
+    }
+}
 
 impl Field<String> {
     /// The text; empty when there is none.

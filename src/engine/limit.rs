@@ -127,6 +127,25 @@ impl Window {
         Self { unit, multiplier }
     }
 
+    /// The longest window that a rule may have: 366 days.
+    pub const LONGEST_SECONDS: u64 = 366 * 86_400;
+
+    /// A window of `seconds`, in the longest of seconds, minutes, hours and
+    /// days of which it is a multiple. `None` for 0 and beyond
+    /// [`LONGEST_SECONDS`](Self::LONGEST_SECONDS).
+    #[must_use]
+    pub fn of_seconds(seconds: u64) -> Option<Self> {
+        if seconds == 0 || seconds > Self::LONGEST_SECONDS {
+            return None;
+        }
+        let units = [Unit::Day, Unit::Hour, Unit::Minute, Unit::Second];
+        let unit = units
+            .into_iter()
+            .find(|unit| seconds.is_multiple_of(unit.seconds().into()))?;
+        let multiplier = u32::try_from(seconds / u64::from(unit.seconds())).ok()?;
+        Some(Self { unit, multiplier })
+    }
+
     /// The unit of which this is a multiple.
     #[must_use]
     pub const fn unit(self) -> Unit {
@@ -172,6 +191,26 @@ impl fmt::Display for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_of_any_length_are_told_in_the_longest_unit() {
+        for (seconds, expected) in [
+            (1, Some((Unit::Second, 1))),
+            (90, Some((Unit::Second, 90))),
+            (300, Some((Unit::Minute, 5))),
+            (5_400, Some((Unit::Minute, 90))),
+            (7_200, Some((Unit::Hour, 2))),
+            (14 * 86_400, Some((Unit::Day, 14))),
+            (366 * 86_400, Some((Unit::Day, 366))),
+            (366 * 86_400 + 1, None),
+            (0, None),
+        ] {
+            let window = Window::of_seconds(seconds);
+            let told = window.map(|window| (window.unit(), window.multiplier()));
+            assert_eq!(told, expected, "{seconds}");
+            assert!(window.is_none_or(|window| window.seconds() == seconds));
+        }
+    }
 
     #[test]
     fn names_go_both_ways_in_any_case() {
