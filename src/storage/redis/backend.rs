@@ -493,10 +493,17 @@ impl Backend {
     /// not heard may have been anything, so without a connection nothing is
     /// remembered for long.
     async fn hear_of_refunds(&self) {
+        let mut is_told = false;
         loop {
             self.known_over.forget_all();
             if let Err(error) = self.listen().await {
-                tracing::debug!(store = %error.store, reason = %error.reason, "refunds of others are not heard of");
+                // A right that is missing stays missing: once is enough.
+                let is_denied = error.reason.contains("NOPERM");
+                if is_denied && !is_told {
+                    is_told = true;
+                    tracing::warn!(store = %error.store, reason = %error.reason, "refunds of other processes are not heard of: counters that are over are not remembered for long");
+                }
+                tracing::debug!(store = %error.store, reason = %error.reason, "refunds are not heard of");
             }
             sleep(TROUBLED_ROUND).await;
         }
