@@ -8,12 +8,14 @@
 //!
 //! Any other path is 404. Any method is taken, as by the reference.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest as _, Request, State, rejection::BytesRejection},
+    extract::{Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -35,16 +37,14 @@ use super::{
     grpc::{Api, ApiError, JsonError},
     limits::Limits,
     listener::{Listener, Seat, Table, pause_after},
-    turns_true,
+    request_body, turns_true,
 };
 use crate::{
     engine::rules::RuleSet, limiter::LimitError,
     proto::envoy::service::ratelimit::v3::rate_limit_response::Code,
 };
 
-/// Bytes of a `/json` body.
-const MAX_BODY_BYTES: usize = 1 << 20;
-/// `/json` requests read and decided at once; each may cost a few megabytes.
+/// `/json` requests decided at once; each may cost a few megabytes.
 const MAX_AT_ONCE: usize = 8;
 /// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -62,6 +62,8 @@ pub(crate) struct Http {
 #[derive(Clone)]
 struct Handlers {
     http: Arc<Http>,
+    /// Bytes of the bodies that are there or on their way.
+    held: Arc<AtomicUsize>,
     decisions: Arc<Semaphore>,
     dumps: Arc<Semaphore>,
 }
@@ -140,6 +142,7 @@ fn router(http: Arc<Http>) -> Router {
     let call_timeout = http.limits.call_timeout;
     let handlers = Handlers {
         http,
+        held: Arc::default(),
         decisions: Arc::new(Semaphore::new(MAX_AT_ONCE)),
         dumps: Arc::new(Semaphore::new(1)),
     };
@@ -147,7 +150,6 @@ fn router(http: Arc<Http>) -> Router {
         .route("/healthcheck", any(health))
         .route("/json", any(json))
         .route("/rules", any(rules))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(move |request, next| {
             with_deadline(call_timeout, request, next)
         }))
@@ -174,24 +176,21 @@ async fn health(State(handlers): State<Handlers>) -> Response {
 
 async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
     let api = &handlers.http.api;
+    let body = match request_body::read(request.into_body(), &handlers.held).await {
+        Ok(body) => body,
+        Err(error) => return unreadable(api, error.status(), &error.to_string()),
+    };
+    // Only now: a body that comes slowly must not keep a place from others.
     let Ok(_permit) = handlers.decisions.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let body = match read(request).await {
-        Ok(body) => body,
-        Err(rejection) => return unreadable(api, rejection.status(), &rejection.body_text()),
-    };
-    match api.answer_json(&body).await {
+    match api.answer_json(body.bytes()).await {
         Ok((answer, code)) => (http_code(code), Json(answer)).into_response(),
         Err(JsonError::Unreadable(error)) => {
             unreadable(api, StatusCode::BAD_REQUEST, &error.to_string())
         }
         Err(JsonError::Api(error)) => failed(api, &error),
     }
-}
-
-async fn read(request: Request) -> Result<Bytes, BytesRejection> {
-    Bytes::from_request(request, &()).await
 }
 
 fn http_code(code: Code) -> StatusCode {

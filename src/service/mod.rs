@@ -4,8 +4,8 @@
 //! [`connection`] one HTTP/2 connection · [`call`] one call on it · [`grpc`]
 //! message in, message out · [`wire`] protobuf ⇄ engine · [`protobuf`] the
 //! encoding · [`other_services`] what tonic serves · [`health`] · [`http`] the
-//! HTTP side · [`http_json`] `/json` · [`limits`] what a client may cost ·
-//! [`held_io`] one write for many answers.
+//! HTTP side · [`request_body`] a body, whole · [`http_json`] `/json` ·
+//! [`limits`] what a client may cost · [`held_io`] one write for many answers.
 
 pub(crate) mod call;
 pub(crate) mod connection;
@@ -18,6 +18,7 @@ pub mod limits;
 pub mod listener;
 pub(crate) mod other_services;
 pub(crate) mod protobuf;
+pub(crate) mod request_body;
 pub mod wire;
 pub(crate) mod worker;
 

@@ -441,6 +441,30 @@ fn bodies_of_fifty_megabytes() {
 }
 
 #[test]
+fn bodies_that_dribble() {
+    const BODY: &[u8] = br#"{"domain":"d","descriptors":[{"entries":[{"key":"k","value":"v"}]}]}"#;
+    against("dribbled bodies over HTTP", &[], 2.0, |server| {
+        let begin = |bytes: usize| {
+            let mut peer = Peer::connect(server.http);
+            let head = format!("POST /json HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n");
+            peer.say(head.as_bytes());
+            peer
+        };
+        let mut slow: Vec<Peer> = (0..100).map(|_| begin(100_000)).collect();
+        for _ in 0..5 {
+            for peer in &mut slow {
+                peer.say(b" ");
+            }
+            let mut quick = begin(BODY.len());
+            quick.say(BODY);
+            let told = |text: &[u8]| text.starts_with(b"HTTP/1.1 200");
+            let answer = quick.read_until(Duration::from_secs(1), told);
+            assert!(answer.is_some_and(|text| !text.is_empty()), "not answered");
+        }
+    });
+}
+
+#[test]
 fn large_messages_are_no_floods() {
     let long = "v".repeat(60_000);
     let large = request(&[("k", long.as_str()); 15]).encode_to_vec();
