@@ -24,7 +24,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
     task::unconstrained,
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout, timeout_at},
 };
 
 use super::{
@@ -109,9 +109,32 @@ pub(crate) async fn serve<T>(io: T, shared: Arc<Shared>, seat: Seat, closing: wa
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let switch = Arc::new(Switch::default());
-    let handshake = builder(&shared.limits).handshake(HeldIo::new(io, Arc::clone(&switch)));
-    let handshake = timeout(shared.limits.handshake_timeout, handshake);
+    let deadline = Instant::now() + shared.limits.handshake_timeout;
+    let mut io = HeldIo::new(io, Arc::default());
+    tokio::select! {
+        biased;
+        () = seat.taken() => return tracing::debug!("place needed before the preface"),
+        greeted = timeout_at(deadline, io.greeted()) => match greeted {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(%error, "no HTTP/2 preface"),
+            Err(_) => return tracing::debug!("HTTP/2 preface took too long"),
+        },
+    }
+    // Boxed: the state of a whole connection is not for those who say nothing.
+    Box::pin(serve_greeted(io, shared, seat, closing, deadline)).await;
+}
+
+async fn serve_greeted<T>(
+    io: HeldIo<T>,
+    shared: Arc<Shared>,
+    seat: Seat,
+    closing: watch::Receiver<bool>,
+    deadline: Instant,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let switch = io.switch();
+    let handshake = timeout_at(deadline, builder(&shared.limits).handshake(io));
     let http2 = tokio::select! {
         result = handshake => match result {
             Ok(Ok(http2)) => http2,

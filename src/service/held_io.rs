@@ -3,6 +3,9 @@
 //! HTTP/2 code flushes after every answer. A proxy's calls arrive many to a
 //! read; holding their answers until all are there turns a system call per
 //! call into one per batch. It also counts what is read.
+//!
+//! It waits for the client's preface by itself, before HTTP/2 code makes room
+//! for anything: a client that says nothing costs hardly more than its socket.
 
 use std::{
     io,
@@ -14,11 +17,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// Held back at most; beyond it writes go out even while holding.
 const MOST_HELD: usize = 64 * 1024;
+
+/// Room for what is held back that an idle connection keeps.
+const ROOM_KEPT: usize = 4 * 1024;
+
+/// What a client says first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Read at most in one turn, about: what HTTP/2 code has read it keeps room
 /// for, and other connections wait meanwhile.
@@ -28,7 +36,11 @@ const MOST_IN_TURN: u64 = 32 * 1024;
 #[derive(Debug)]
 pub(crate) struct HeldIo<T> {
     inner: T,
-    held: BytesMut,
+    /// What HTTP/2 code has yet to be given of the preface.
+    preface: &'static [u8],
+    held: Vec<u8>,
+    /// Bytes of `held` that are written.
+    released: usize,
     switch: Arc<Switch>,
 }
 
@@ -88,24 +100,56 @@ impl<T> HeldIo<T> {
     pub(crate) fn new(inner: T, switch: Arc<Switch>) -> Self {
         Self {
             inner,
-            held: BytesMut::new(),
+            preface: &[],
+            held: Vec::new(),
+            released: 0,
             switch,
         }
+    }
+
+    pub(crate) fn switch(&self) -> Arc<Switch> {
+        Arc::clone(&self.switch)
+    }
+}
+
+impl<T: AsyncRead + Unpin> HeldIo<T> {
+    /// Waits for the client's preface.
+    ///
+    /// # Errors
+    /// The client says something else, or goes.
+    pub(crate) async fn greeted(&mut self) -> io::Result<()> {
+        let mut said = [0; PREFACE.len()];
+        let mut len = 0;
+        while len < said.len() {
+            match self.inner.read(&mut said[len..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => len += read,
+            }
+            if said[..len] != PREFACE[..len] {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "not HTTP/2"));
+            }
+        }
+        self.preface = PREFACE;
+        Ok(())
     }
 }
 
 impl<T: AsyncWrite + Unpin> HeldIo<T> {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.held.is_empty() {
-            match ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held))? {
+        while self.released < self.held.len() {
+            let left = &self.held[self.released..];
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, left))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => {
-                    self.held.advance(written);
+                    self.released += written;
                     let written = written as u64;
                     self.switch.written.fetch_add(written, Ordering::Relaxed);
                 }
             }
         }
+        self.held.clear();
+        self.held.shrink_to(ROOM_KEPT);
+        self.released = 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -121,7 +165,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for HeldIo<T> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if self.preface.is_empty() {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        } else {
+            let (now, later) = self
+                .preface
+                .split_at(self.preface.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.preface = later;
+        }
         let read = (buf.filled().len() - before) as u64;
         self.switch.read.fetch_add(read, Ordering::Relaxed);
         self.switch.read_in_turn.fetch_add(read, Ordering::Relaxed);
@@ -135,9 +187,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for HeldIo<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.held.len() >= MOST_HELD {
+        if self.held.len() - self.released >= MOST_HELD {
             ready!(self.poll_release(cx))?;
         }
+        // Only after a write that did not take all is there something to move.
+        let released = std::mem::take(&mut self.released);
+        self.held.drain(..released);
         let taken = bytes.len().min(MOST_HELD);
         self.held.extend_from_slice(&bytes[..taken]);
         Poll::Ready(Ok(taken))
@@ -204,6 +259,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_preface_is_waited_for_and_passed_on() {
+        for (said, greeted) in [
+            (PREFACE, true),
+            (&PREFACE[..23], false),
+            (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
+            (b"", false),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(1024);
+            let mut io = HeldIo::new(ours, Arc::default());
+            theirs.write_all(said).await.unwrap();
+            theirs.write_all(b"more").await.unwrap();
+            drop(theirs);
+            let text = String::from_utf8_lossy(said);
+            assert_eq!(io.greeted().await.is_ok(), greeted, "{text}");
+            if greeted {
+                let mut seen = vec![];
+                io.read_to_end(&mut seen).await.unwrap();
+                assert_eq!(seen, [PREFACE, b"more"].concat());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn room_is_given_back_once_it_is_not_needed() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut io = HeldIo::new(ours, Arc::default());
+        io.write_all(&[1; 50_000]).await.unwrap();
+        assert!(io.held.capacity() >= 50_000);
+        io.flush().await.unwrap();
+        assert!(io.held.capacity() <= ROOM_KEPT);
+        theirs.read_exact(&mut [0; 50_000]).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_is_held_has_a_bound() {
         let switch = Arc::new(Switch::default());
         let (ours, _theirs) = tokio::io::duplex(16);
@@ -213,5 +302,15 @@ mod tests {
         let write = Box::pin(io.write_all(&chunk));
         assert!(futures_util::poll!(write).is_pending());
         assert!(io.held.len() <= 2 * MOST_HELD);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_part_does_not_pile_up() {
+        let (ours, _theirs) = tokio::io::duplex(MOST_HELD - 1);
+        let mut io = HeldIo::new(ours, Arc::default());
+        io.write_all(&[1; MOST_HELD]).await.unwrap();
+        assert!(futures_util::poll!(Box::pin(io.flush())).is_pending());
+        io.write_all(&[1; 10]).await.unwrap();
+        assert_eq!(io.held.len(), 11);
     }
 }
