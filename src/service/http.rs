@@ -21,6 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -30,8 +31,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
+use tower::ServiceExt;
 
 use super::{
     grpc::{Api, ApiError, JsonError},
@@ -111,7 +113,13 @@ async fn connection<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(router);
+    let seat = Arc::new(seat);
+    let answering = Arc::clone(&seat);
+    let counted = ServiceExt::<hyper::Request<Incoming>>::map_response(router, move |response| {
+        answering.note_calls(Instant::now(), 1);
+        response
+    });
+    let service = TowerToHyperService::new(counted);
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

@@ -67,7 +67,9 @@ pub(crate) struct Table {
 
 #[derive(Debug)]
 struct Guest {
-    /// Milliseconds from `Table::opened`, with [`CALLED`] once there was one.
+    /// Calls that were answered.
+    answered: AtomicU64,
+    /// Milliseconds from `Table::opened`; before any call, when it came.
     last_call: AtomicU64,
     taken: Notify,
 }
@@ -79,9 +81,6 @@ pub(crate) struct Seat {
     number: u64,
     guest: Arc<Guest>,
 }
-
-/// The bit that tells those who have made a call from those who have not.
-const CALLED: u64 = 1 << 63;
 
 // === impl Listener ===
 
@@ -218,11 +217,12 @@ impl Table {
         })
     }
 
-    /// A place for a new connection. When all are taken, the connection that
-    /// has been idle longest has to go.
+    /// A place for a new connection. When all are taken, the one that is
+    /// [worth least](Guest::worth) has to go.
     pub(crate) fn seat(self: &Arc<Self>) -> Seat {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let guest = Arc::new(Guest {
+            answered: AtomicU64::new(0),
             last_call: AtomicU64::new(self.millis(Instant::now())),
             taken: Notify::new(),
         });
@@ -238,11 +238,6 @@ impl Table {
         }
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.seats().len()
-    }
-
     fn seats(&self) -> MutexGuard<'_, HashMap<u64, Arc<Guest>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,12 +249,26 @@ impl Table {
 }
 
 fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) {
-    let longest_idle = seats
+    let least = seats
         .iter()
-        .min_by_key(|(number, guest)| (guest.last_call.load(Ordering::Relaxed), **number))
+        .min_by_key(|(number, guest)| (guest.worth(), **number))
         .map(|(&number, _)| number);
-    if let Some(guest) = longest_idle.and_then(|number| seats.remove(&number)) {
+    if let Some(guest) = least.and_then(|number| seats.remove(&number)) {
         guest.taken.notify_one();
+    }
+}
+
+// === impl Guest ===
+
+impl Guest {
+    /// Who stays when there is no room for all: first by the magnitude of the
+    /// number of calls answered, then by who called last. A proxy that was
+    /// quiet for a moment outlives any number of clients that call once or
+    /// never; among those with about as many calls, the longest idle one goes.
+    fn worth(&self) -> (u32, u64) {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let magnitude = u64::BITS - answered.leading_zeros();
+        (magnitude, self.last_call.load(Ordering::Relaxed))
     }
 }
 
@@ -272,12 +281,13 @@ impl Seat {
         async move { guest.taken.notified().await }
     }
 
-    pub(crate) fn set_last_call(&self, at: Instant) {
-        let millis = self.table.millis(at);
-        // Any call at all counts for more than having come later.
-        self.guest
+    /// Notes calls: that there were some, and how many are answered.
+    pub(crate) fn note_calls(&self, at: Instant, answered: u64) {
+        let guest = &self.guest;
+        guest.answered.fetch_add(answered, Ordering::Relaxed);
+        guest
             .last_call
-            .store(millis | CALLED, Ordering::Relaxed);
+            .store(self.table.millis(at), Ordering::Relaxed);
     }
 }
 
@@ -291,18 +301,46 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    /// Whether its place was needed for another.
+    fn is_taken(seat: &Seat) -> bool {
+        !seat.table.seats().contains_key(&seat.number)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_connection_makes_room() {
+    async fn who_is_worth_least_makes_room() {
+        // Calls answered by each when a third one comes, a second after
+        // another; the longest idle one is the first.
+        for (first, second, first_goes) in [
+            (0, 0, true),
+            (0, 1, true),
+            (1, 0, false),
+            (1, 1, true),
+            (2, 1, false),
+            (1_000, 1, false),
+            (700, 900, true),
+        ] {
+            let table = Table::new(2);
+            let seats = [first, second].map(|answered| {
+                let seat = table.seat();
+                if answered > 0 {
+                    seat.note_calls(Instant::now(), answered);
+                }
+                seat
+            });
+            tokio::time::advance(Duration::from_secs(1)).await;
+            seats[1].note_calls(Instant::now(), 0);
+            let _third = table.seat();
+            let gone = seats.each_ref().map(is_taken);
+            assert_eq!(gone, [first_goes, !first_goes], "{first} and {second}");
+            let goes = &seats[usize::from(!first_goes)];
+            assert!(futures_util::poll!(Box::pin(goes.taken())).is_ready());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_given_back() {
         let table = Table::new(2);
-        let first = table.seat();
-        let second = table.seat();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        first.set_last_call(Instant::now());
-        let third = table.seat();
-        assert_eq!(table.len(), 2);
-        second.taken().await;
-        assert!(futures_util::poll!(Box::pin(first.taken())).is_pending());
-        drop((first, second, third));
-        assert_eq!(table.len(), 0);
+        drop((table.seat(), table.seat(), table.seat()));
+        assert!(table.seats().is_empty());
     }
 }

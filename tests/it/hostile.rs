@@ -400,6 +400,35 @@ fn connections_that_do_nothing() {
 }
 
 #[test]
+fn many_clients_that_call_once() {
+    let flags = ["--max-connections", "50"];
+    against("clients that call once", &flags, 2.0, |server| {
+        let mut quiet = Peer::http2(server.grpc, &[]);
+        let mut streams = streams();
+        for stream in streams.by_ref().take(20) {
+            quiet.send(&call(stream, DECIDE, &message()));
+        }
+        assert!(quiet.is_answered(Duration::from_secs(1)));
+        let mut once: Vec<Peer> = (0..200)
+            .map(|number| {
+                let mut peer = Peer::http2(server.grpc, &[]);
+                peer.send(&call(1, DECIDE, &message()));
+                let answered = peer.is_answered(Duration::from_secs(1));
+                assert!(answered, "client {number} is not served");
+                peer
+            })
+            .collect();
+        assert!(once[0].is_closed_within(Duration::from_secs(1)));
+        let stream = streams.next().expect("streams do not end");
+        quiet.send(&call(stream, DECIDE, &message()));
+        assert!(
+            quiet.is_answered(Duration::from_secs(1)),
+            "the one with many calls had to go"
+        );
+    });
+}
+
+#[test]
 fn bodies_of_fifty_megabytes() {
     const BODY: usize = 50 << 20;
     against("50 MB body over gRPC", &[], 1.5, |server| {
