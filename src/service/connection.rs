@@ -457,11 +457,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.waiting.is_empty() && self.last_call.elapsed() >= self.shared.limits.idle_timeout
     }
 
-    /// Says why with a GOAWAY, if the client takes it in within a second.
+    /// Says why with a GOAWAY, if the client takes it in within a second and
+    /// its place is not needed.
     async fn close(&mut self, reason: Reason, over: Over) -> Over {
         self.http2.abrupt_shutdown(reason);
+        let taken = self.seat.taken();
         let gone = std::future::poll_fn(|cx| self.http2.poll_closed(cx));
-        let _ = timeout(TICK, gone).await;
+        tokio::select! {
+            _ = timeout(TICK, gone) => {}
+            () = taken => {}
+        }
         over
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
                     stream,
                     router.clone(),
                     limits,
-                    table.seat(),
+                    table.seat().await,
                     closing,
                 ));
             }

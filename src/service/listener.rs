@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,9 @@ use super::turns_true;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1_024;
+/// Connections that have lost their place and are not gone yet, before there
+/// is room for another: a rush of clients must not cost more than all places.
+const MOST_LEAVING: usize = 32;
 /// How long to wait when there are no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,6 +65,10 @@ pub(crate) struct Table {
     seats: Mutex<HashMap<u64, Arc<Guest>>>,
     next: AtomicU64,
     most: usize,
+    /// Connections that have lost their place and are not gone yet.
+    leaving: AtomicUsize,
+    /// Told when one of them is gone.
+    gone: Notify,
     opened: Instant,
 }
 
@@ -148,7 +155,8 @@ impl Listener {
             match accepted {
                 Ok(socket) => {
                     turn = (turn + 1) % workers.len();
-                    if workers[turn].try_send((socket, table.seat())).is_err() {
+                    let seat = table.seat().await;
+                    if workers[turn].try_send((socket, seat)).is_err() {
                         tracing::warn!("dropped a connection: its worker is behind or gone");
                     }
                 }
@@ -213,13 +221,19 @@ impl Table {
             seats: Mutex::default(),
             next: AtomicU64::new(0),
             most,
+            leaving: AtomicUsize::new(0),
+            gone: Notify::new(),
             opened: Instant::now(),
         })
     }
 
     /// A place for a new connection. When all are taken, the one that is
     /// [worth least](Guest::worth) has to go.
-    pub(crate) fn seat(self: &Arc<Self>) -> Seat {
+    /// Then it waits until not too many of those are still about to go.
+    pub(crate) async fn seat(self: &Arc<Self>) -> Seat {
+        while self.leaving.load(Ordering::Relaxed) >= MOST_LEAVING {
+            self.gone.notified().await;
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let guest = Arc::new(Guest {
             answered: AtomicU64::new(0),
@@ -227,10 +241,11 @@ impl Table {
             taken: Notify::new(),
         });
         let mut seats = self.seats();
-        if seats.len() >= self.most {
-            make_room(&mut seats);
+        if seats.len() >= self.most && make_room(&mut seats) {
+            self.leaving.fetch_add(1, Ordering::Relaxed);
         }
         seats.insert(number, Arc::clone(&guest));
+        drop(seats);
         Seat {
             table: Arc::clone(self),
             number,
@@ -248,14 +263,17 @@ impl Table {
     }
 }
 
-fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) {
+/// Whether somebody had to go.
+fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) -> bool {
     let least = seats
         .iter()
         .min_by_key(|(number, guest)| (guest.worth(), **number))
         .map(|(&number, _)| number);
-    if let Some(guest) = least.and_then(|number| seats.remove(&number)) {
+    let guest = least.and_then(|number| seats.remove(&number));
+    if let Some(guest) = &guest {
         guest.taken.notify_one();
     }
+    guest.is_some()
 }
 
 // === impl Guest ===
@@ -293,12 +311,17 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.table.seats().remove(&self.number);
+        if self.table.seats().remove(&self.number).is_none() {
+            self.table.leaving.fetch_sub(1, Ordering::Relaxed);
+            self.table.gone.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     /// Whether its place was needed for another.
@@ -320,16 +343,13 @@ mod tests {
             (700, 900, true),
         ] {
             let table = Table::new(2);
-            let seats = [first, second].map(|answered| {
-                let seat = table.seat();
-                if answered > 0 {
-                    seat.note_calls(Instant::now(), answered);
-                }
-                seat
-            });
+            let seats = [table.seat().await, table.seat().await];
+            for (seat, answered) in seats.iter().zip([first, second]) {
+                seat.note_calls(Instant::now(), answered);
+            }
             tokio::time::advance(Duration::from_secs(1)).await;
             seats[1].note_calls(Instant::now(), 0);
-            let _third = table.seat();
+            let _third = table.seat().await;
             let gone = seats.each_ref().map(is_taken);
             assert_eq!(gone, [first_goes, !first_goes], "{first} and {second}");
             let goes = &seats[usize::from(!first_goes)];
@@ -337,10 +357,20 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn places_are_given_back() {
+    #[tokio::test]
+    async fn a_rush_waits_for_those_who_have_to_go() {
         let table = Table::new(2);
-        drop((table.seat(), table.seat(), table.seat()));
+        let mut seats = VecDeque::new();
+        for _ in 0..2 + MOST_LEAVING {
+            seats.push_back(table.seat().await);
+        }
+        let mut next = Box::pin(table.seat());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        seats.pop_front();
+        seats.push_back(next.await);
+        assert_eq!(table.seats().len(), 2);
+        seats.clear();
         assert!(table.seats().is_empty());
+        assert_eq!(table.leaving.load(Ordering::Relaxed), 0);
     }
 }
