@@ -90,6 +90,8 @@ struct Connection<T> {
     account: Account,
     judged: Account,
     ping: Option<PingPong>,
+    /// Calls answered that the seat does not know of yet.
+    answered: u64,
     last_call: Instant,
     last_byte: Instant,
 }
@@ -186,6 +188,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             others: FuturesUnordered::new(),
             account: Account::default(),
             judged: Account::default(),
+            answered: 0,
             last_call: now,
             last_byte: now,
         }
@@ -204,7 +207,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     Over::Closed => over,
                 },
                 () = &mut taken => {
-                    tracing::debug!("closed the longest idle connection: its place was needed");
+                    tracing::debug!("closed a connection: its place was needed");
                     return Over::Closed;
                 }
                 // Unconstrained: a client that always has more to say uses up
@@ -262,7 +265,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             self.switch.hold(false);
             if taken > 0 {
                 self.last_call = Instant::now();
-                self.seat.set_last_call(self.last_call);
+            }
+            let answered = std::mem::take(&mut self.answered);
+            if taken > 0 || answered > 0 {
+                self.seat.note_calls(self.last_call, answered);
             }
             if over {
                 return Poll::Ready(());
@@ -307,9 +313,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             }
         }
         while let Poll::Ready(Some(finished)) = self.waiting.poll_next_unpin(cx) {
-            self.account.count(finished);
+            self.count(finished);
         }
-        while let Poll::Ready(Some(())) = self.others.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(())) = self.others.poll_next_unpin(cx) {
+            self.answered += 1;
+        }
         Poll::Pending
     }
 
@@ -344,9 +352,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             until,
         );
         match Pin::new(&mut call).poll(cx) {
-            Poll::Ready(finished) => self.account.count(finished),
+            Poll::Ready(finished) => self.count(finished),
             Poll::Pending => self.wait(call),
         }
+    }
+
+    fn count(&mut self, finished: Finished) {
+        self.account.count(finished);
+        self.answered += u64::from(finished.ended == Ended::Answered && !finished.is_refused);
     }
 
     /// Keeps a call until it can go on, if there is room.
@@ -454,11 +467,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.waiting.is_empty() && self.last_call.elapsed() >= self.shared.limits.idle_timeout
     }
 
-    /// Says why with a GOAWAY, if the client takes it in within a second.
+    /// Says why with a GOAWAY, if the client takes it in within a second and
+    /// its place is not needed.
     async fn close(&mut self, reason: Reason, over: Over) -> Over {
         self.http2.abrupt_shutdown(reason);
+        let taken = self.seat.taken();
         let gone = std::future::poll_fn(|cx| self.http2.poll_closed(cx));
-        let _ = timeout(TICK, gone).await;
+        tokio::select! {
+            _ = timeout(TICK, gone) => {}
+            () = taken => {}
+        }
         over
     }
 }

@@ -106,7 +106,7 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
                     stream,
                     router.clone(),
                     limits,
-                    table.seat(),
+                    table.seat().await,
                     closing,
                 ));
             }
@@ -136,7 +136,7 @@ async fn connection<T>(
 {
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
-        seat.set_last_call(Instant::now());
+        seat.note_calls(Instant::now(), 1);
         router.call(request)
     });
     let mut connection = std::pin::pin!(

@@ -12,8 +12,8 @@ use std::{
 /// Bounds of the transport. All are per process unless they say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of a listener; the longest idle one makes room for a new
-    /// one. `--max-connections`, default 1,024.
+    /// Connections of a listener; for one more, the one with the fewest calls
+    /// answered goes, of several the longest idle. `--max-connections`, default 1,024.
     pub max_connections: usize,
     /// Calls at once on a connection. `--max-concurrent-streams`, default 1,024:
     /// a proxy may send that many before it knows our bound.

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,9 @@ use super::turns_true;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1_024;
+/// Connections that have lost their place and are not gone yet, before there
+/// is room for another: a rush of clients must not cost more than all places.
+const MOST_LEAVING: usize = 32;
 /// How long to wait when there are no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -62,15 +65,19 @@ pub(crate) struct Table {
     seats: Mutex<HashMap<u64, Arc<Guest>>>,
     next: AtomicU64,
     most: usize,
+    /// Connections that have lost their place and are not gone yet.
+    leaving: AtomicUsize,
+    /// Told when one of them is gone.
+    gone: Notify,
     opened: Instant,
 }
 
 #[derive(Debug)]
 struct Guest {
-    /// Milliseconds from `Table::opened`; at first, when it came.
+    /// Calls that were answered.
+    answered: AtomicU64,
+    /// Milliseconds from `Table::opened`; before any call, when it came.
     last_call: AtomicU64,
-    /// How often it has brought calls.
-    turns: AtomicU64,
     taken: Notify,
 }
 
@@ -81,10 +88,6 @@ pub(crate) struct Seat {
     number: u64,
     guest: Arc<Guest>,
 }
-
-/// A connection that has brought calls so often is a regular: a crowd of those
-/// that come once does not push it out.
-const REGULAR: u64 = 16;
 
 // === impl Listener ===
 
@@ -152,7 +155,8 @@ impl Listener {
             match accepted {
                 Ok(socket) => {
                     turn = (turn + 1) % workers.len();
-                    if workers[turn].try_send((socket, table.seat())).is_err() {
+                    let seat = table.seat().await;
+                    if workers[turn].try_send((socket, seat)).is_err() {
                         tracing::warn!("dropped a connection: its worker is behind or gone");
                     }
                 }
@@ -233,25 +237,31 @@ impl Table {
             seats: Mutex::default(),
             next: AtomicU64::new(0),
             most,
+            leaving: AtomicUsize::new(0),
+            gone: Notify::new(),
             opened: Instant::now(),
         })
     }
 
-    /// A place for a new connection. When all are taken, the connection that
-    /// has been idle longest has to go: of those that have made no call if
-    /// there are any, else of those that have made few.
-    pub(crate) fn seat(self: &Arc<Self>) -> Seat {
+    /// A place for a new connection. When all are taken, the one that is
+    /// [worth least](Guest::worth) has to go.
+    /// Then it waits until not too many of those are still about to go.
+    pub(crate) async fn seat(self: &Arc<Self>) -> Seat {
+        while self.leaving.load(Ordering::Relaxed) >= MOST_LEAVING {
+            self.gone.notified().await;
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let guest = Arc::new(Guest {
+            answered: AtomicU64::new(0),
             last_call: AtomicU64::new(self.millis(Instant::now())),
-            turns: AtomicU64::new(0),
             taken: Notify::new(),
         });
         let mut seats = self.seats();
-        if seats.len() >= self.most {
-            make_room(&mut seats);
+        if seats.len() >= self.most && make_room(&mut seats) {
+            self.leaving.fetch_add(1, Ordering::Relaxed);
         }
         seats.insert(number, Arc::clone(&guest));
+        drop(seats);
         Seat {
             table: Arc::clone(self),
             number,
@@ -261,12 +271,9 @@ impl Table {
 
     /// Has one connection go, as if its place were needed.
     pub(crate) fn make_room(&self) {
-        make_room(&mut self.seats());
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.seats().len()
+        if make_room(&mut self.seats()) {
+            self.leaving.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn seats(&self) -> MutexGuard<'_, HashMap<u64, Arc<Guest>>> {
@@ -279,28 +286,30 @@ impl Table {
     }
 }
 
-fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) {
-    let longest_idle = seats
+/// Whether somebody had to go.
+fn make_room(seats: &mut HashMap<u64, Arc<Guest>>) -> bool {
+    let least = seats
         .iter()
-        .min_by_key(|(number, guest)| (guest.standing(), **number))
+        .min_by_key(|(number, guest)| (guest.worth(), **number))
         .map(|(&number, _)| number);
-    if let Some(guest) = longest_idle.and_then(|number| seats.remove(&number)) {
+    let guest = least.and_then(|number| seats.remove(&number));
+    if let Some(guest) = &guest {
         guest.taken.notify_one();
     }
+    guest.is_some()
 }
 
 // === impl Guest ===
 
 impl Guest {
-    /// Who has less of it goes first.
-    fn standing(&self) -> (u64, u64) {
-        let turns = self.turns.load(Ordering::Relaxed);
-        let rank = match turns {
-            0 => 0,
-            1..REGULAR => 1,
-            REGULAR.. => 2,
-        };
-        (rank, self.last_call.load(Ordering::Relaxed))
+    /// Who stays when there is no room for all: first by the magnitude of the
+    /// number of calls answered, then by who called last. A proxy that was
+    /// quiet for a moment outlives any number of clients that call once or
+    /// never; among those with about as many calls, the longest idle one goes.
+    fn worth(&self) -> (u32, u64) {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let magnitude = u64::BITS - answered.leading_zeros();
+        (magnitude, self.last_call.load(Ordering::Relaxed))
     }
 }
 
@@ -313,55 +322,78 @@ impl Seat {
         async move { guest.taken.notified().await }
     }
 
-    pub(crate) fn set_last_call(&self, at: Instant) {
-        let millis = self.table.millis(at);
-        self.guest.last_call.store(millis, Ordering::Relaxed);
-        self.guest.turns.fetch_add(1, Ordering::Relaxed);
+    /// Notes calls: that there were some, and how many are answered.
+    pub(crate) fn note_calls(&self, at: Instant, answered: u64) {
+        let guest = &self.guest;
+        guest.answered.fetch_add(answered, Ordering::Relaxed);
+        guest
+            .last_call
+            .store(self.table.millis(at), Ordering::Relaxed);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.table.seats().remove(&self.number);
+        if self.table.seats().remove(&self.number).is_none() {
+            self.table.leaving.fetch_sub(1, Ordering::Relaxed);
+            self.table.gone.notify_one();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_crowd_of_newcomers_does_not_push_out_a_regular() {
-        let table = Table::new(3);
-        let regular = table.seat();
-        for _ in 0..REGULAR {
-            regular.set_last_call(Instant::now());
-        }
-        let mut crowd = vec![];
-        for _ in 0..20 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let newcomer = table.seat();
-            newcomer.set_last_call(Instant::now());
-            crowd.push(newcomer);
-        }
-        assert!(futures_util::poll!(Box::pin(regular.taken())).is_pending());
-        for gone in &crowd[..18] {
-            gone.taken().await;
-        }
+    /// Whether its place was needed for another.
+    fn is_taken(seat: &Seat) -> bool {
+        !seat.table.seats().contains_key(&seat.number)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_connection_makes_room() {
+    async fn who_is_worth_least_makes_room() {
+        // Calls answered by each when a third one comes, a second after
+        // another; the longest idle one is the first.
+        for (first, second, first_goes) in [
+            (0, 0, true),
+            (0, 1, true),
+            (1, 0, false),
+            (1, 1, true),
+            (2, 1, false),
+            (1_000, 1, false),
+            (700, 900, true),
+        ] {
+            let table = Table::new(2);
+            let seats = [table.seat().await, table.seat().await];
+            for (seat, answered) in seats.iter().zip([first, second]) {
+                seat.note_calls(Instant::now(), answered);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            seats[1].note_calls(Instant::now(), 0);
+            let _third = table.seat().await;
+            let gone = seats.each_ref().map(is_taken);
+            assert_eq!(gone, [first_goes, !first_goes], "{first} and {second}");
+            let goes = &seats[usize::from(!first_goes)];
+            assert!(futures_util::poll!(Box::pin(goes.taken())).is_ready());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rush_waits_for_those_who_have_to_go() {
         let table = Table::new(2);
-        let first = table.seat();
-        let second = table.seat();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        first.set_last_call(Instant::now());
-        let third = table.seat();
-        assert_eq!(table.len(), 2);
-        second.taken().await;
-        assert!(futures_util::poll!(Box::pin(first.taken())).is_pending());
-        drop((first, second, third));
-        assert_eq!(table.len(), 0);
+        let mut seats = VecDeque::new();
+        for _ in 0..2 + MOST_LEAVING {
+            seats.push_back(table.seat().await);
+        }
+        let mut next = Box::pin(table.seat());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        seats.pop_front();
+        seats.push_back(next.await);
+        assert_eq!(table.seats().len(), 2);
+        seats.clear();
+        assert!(table.seats().is_empty());
+        assert_eq!(table.leaving.load(Ordering::Relaxed), 0);
     }
 }

@@ -206,7 +206,8 @@ struct BoundFlags {
     /// Bytes of a call's headers
     #[arg(long, env = "RATEKEEPER_MAX_HEADER_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_header_bytes)]
     max_header_bytes: u32,
-    /// Connections of each listener; the longest idle one makes room
+    /// Connections of each listener. For one more, the one with the fewest calls answered (by order
+    /// of magnitude) is closed, of several the longest idle
     #[arg(long, env = "RATEKEEPER_MAX_CONNECTIONS", value_name = "N", default_value_t = Limits::default().max_connections,
           value_parser = at_least_one)]
     max_connections: usize,
