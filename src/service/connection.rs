@@ -254,8 +254,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.switch.begin_turn();
         loop {
             if self.is_unread() {
-                // Only writes, and reads what has no effect yet.
+                // Only writes. The client has granted the windows that these
+                // answers need, so nothing has to be read for them to go out.
+                self.switch.stop_reading(true);
                 let closed = self.http2.poll_closed(cx).map(drop);
+                self.switch.stop_reading(false);
                 if closed.is_ready() || self.is_unread() {
                     return closed;
                 }
