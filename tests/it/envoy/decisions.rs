@@ -9,7 +9,7 @@ use ratekeeper::proto::envoy::{
         rate_limit_service_client::RateLimitServiceClient,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::lab::{Lab, Setup, header, limit};
 
@@ -86,6 +86,7 @@ async fn lab() -> anyhow::Result<Lab> {
                     {"actions": [header("x-user", "user")]},
                 ]),
             ),
+            ("/filter", Value::Null),
             ("/", json!([limit(json!([header("x-user", "user")]))])),
         ],
     };
@@ -142,6 +143,12 @@ const SEQUENCES: &[Sequence] = &[
     // Four at a time of ten; the other descriptor counts one at a time.
     ("/bulk", &[("x-user", b"cleo")], &[200, 200, 429]),
     ("/", &[("x-user", b"cleo")], &[429]),
+    // The filter's own limits and hits.
+    (
+        "/filter",
+        &[("x-account", b"dan"), ("x-cost", b"4")],
+        &[200, 200, 429],
+    ),
 ];
 
 #[tokio::test]

@@ -16,7 +16,8 @@ pub(super) struct Setup<'a> {
     pub(super) flags: &'a [&'a str],
     /// Whether Envoy writes its x-ratelimit headers.
     pub(super) envoy_headers: bool,
-    /// A path's prefix, and its rate limits in Envoy's words.
+    /// A path's prefix, and its rate limits in Envoy's words; null: those of
+    /// the filter.
     pub(super) routes: Vec<(&'a str, Value)>,
 }
 
@@ -114,16 +115,19 @@ fn config(setup: &Setup<'_>, grpc: SocketAddr, upstream: SocketAddr) -> Value {
     })
 }
 
-/// Hits are read only from a route's own `RateLimitPerRoute`.
+/// Hits are read only from a route's own `RateLimitPerRoute`, or the filter.
 fn route((prefix, rate_limits): &(&str, Value)) -> Value {
-    json!({
+    let mut route = json!({
         "match": {"prefix": prefix},
         "route": {"cluster": "upstream", "timeout": "30s"},
-        "typed_per_filter_config": {"envoy.filters.http.ratelimit": {
+    });
+    if !rate_limits.is_null() {
+        route["typed_per_filter_config"] = json!({"envoy.filters.http.ratelimit": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
             "rate_limits": rate_limits,
-        }},
-    })
+        }});
+    }
+    route
 }
 
 /// Stands in for a filter that knows a client's plan.
@@ -146,6 +150,10 @@ fn limit_filter(envoy_headers: bool) -> Value {
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit",
             "domain": "lab",
+            "rate_limits": [{
+                "actions": [header("x-account", "cost")],
+                "hits_addend": {"format": "%REQ(x-cost)%"},
+            }],
             // Only what is lost may count as lost, not what is slow here.
             "timeout": "20s",
             "enable_x_ratelimit_headers": if envoy_headers { "DRAFT_VERSION_03" } else { "OFF" },
