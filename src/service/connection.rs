@@ -50,7 +50,7 @@ const MAX_WAITING_HERE: usize = 32;
 const BATCH: usize = 1_024;
 /// Bytes of answers that a client may leave unread before its next calls are
 /// taken in.
-const MAX_UNREAD: u64 = 256 * 1024;
+const MAX_UNREAD: u64 = 64 * 1024;
 /// Bytes of all messages that a client may send before we have read some.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Calls of other services at once, all connections together: some megabytes.
