@@ -2,7 +2,8 @@
 //!
 //! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`query`] asks a running server · [`load`] asks it
-//! very often.
+//! very often. `completions` prints a script for a shell and has no file of its
+//! own.
 
 pub mod check;
 pub mod explain;

@@ -2,7 +2,8 @@
 
 use super::decision::Decision;
 
-/// Names of the three headers; `None` in [`Headers::of`]'s caller means off.
+/// Under which names the three headers are sent. Whoever sends them has these
+/// names, or none when headers are off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderNames {
     /// Carries the limit.
@@ -49,8 +50,8 @@ impl HeaderNames {
     /// Checks the names: proxies pass them on as they are.
     ///
     /// # Errors
-    /// A name that is empty or has a character other than letters, digits
-    /// and ``!#$%&'*+-.^_`|~``.
+    /// A name is empty, or has a character that is neither a letter nor a
+    /// digit nor one of those that RFC 9110 allows in a token beside them.
     pub fn new(limit: &str, remaining: &str, reset: &str) -> Result<Self, BadHeaderName> {
         Ok(Self {
             limit: token(limit)?,

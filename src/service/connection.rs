@@ -50,7 +50,7 @@ const MAX_WAITING_HERE: usize = 32;
 const BATCH: usize = 256;
 /// Bytes of answers that a client may leave unread before its next calls are
 /// taken in.
-const MAX_UNREAD: u64 = 256 * 1024;
+const MAX_UNREAD: u64 = 64 * 1024;
 /// Bytes of all messages that a client may send before we have read some.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Calls of other services at once, all connections together: some megabytes.
@@ -254,8 +254,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.switch.begin_turn();
         loop {
             if self.is_unread() {
-                // Only writes, and reads what has no effect yet.
+                // Only writes. The client has granted the windows that these
+                // answers need, so nothing has to be read for them to go out.
+                self.switch.stop_reading(true);
                 let closed = self.http2.poll_closed(cx).map(drop);
+                self.switch.stop_reading(false);
                 if closed.is_ready() || self.is_unread() {
                     return closed;
                 }

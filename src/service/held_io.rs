@@ -30,7 +30,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Read at most in one turn, about: what HTTP/2 code has read it keeps room
 /// for, and other connections wait meanwhile.
-const MOST_IN_TURN: u64 = 32 * 1024;
+const MOST_IN_TURN: u64 = 8 * 1024;
 
 /// The socket, as HTTP/2 code sees it.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub(crate) struct HeldIo<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Switch {
     holding: AtomicBool,
+    deaf: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
     /// Bytes read in this turn.
@@ -62,6 +63,12 @@ impl Switch {
     /// From now on writes wait (true) or go out with the next flush (false).
     pub(crate) fn hold(&self, holding: bool) {
         self.holding.store(holding, Ordering::Relaxed);
+    }
+
+    /// From now on nothing is read (true) or it is (false); for it to go on,
+    /// HTTP/2 code has to be polled.
+    pub(crate) fn stop_reading(&self, stop: bool) {
+        self.deaf.store(stop, Ordering::Relaxed);
     }
 
     /// A new turn: reading may go on.
@@ -160,6 +167,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for HeldIo<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.switch.deaf.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         if self.switch.read_in_turn.load(Ordering::Relaxed) >= MOST_IN_TURN {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -255,6 +265,9 @@ mod tests {
         }
         assert!(futures_util::poll!(Box::pin(io.read(&mut seen))).is_pending());
         switch.begin_turn();
+        switch.stop_reading(true);
+        assert!(futures_util::poll!(Box::pin(io.read(&mut seen))).is_pending());
+        switch.stop_reading(false);
         assert!(futures_util::poll!(Box::pin(io.read(&mut seen))).is_ready());
     }
 

@@ -68,7 +68,7 @@ pub(crate) struct Account {
 
 /// Bytes a second beside messages and heads that are never held against
 /// anyone: settings, pings, window updates.
-const FREE_BYTES: u64 = 256 * 1024;
+const FREE_BYTES: u64 = 128 * 1024;
 /// Bytes that a call's frames and those about its answer may take, beside its
 /// headers and its message.
 const HEAD_BYTES: u64 = 4 * 1024;
@@ -171,8 +171,8 @@ mod tests {
         };
         for (account, cut) in [
             (account(0, 0, 0, 0, 0), false),
-            (account(200_000, 0, 0, 0, 0), false),
-            (account(300_000, 0, 0, 0, 0), true),
+            (account(130_000, 0, 0, 0, 0), false),
+            (account(132_000, 0, 0, 0, 0), true),
             (account(20_000_000, 100_000, 10_000_000, 0, 0), false),
             (account(20_000_000, 1_000, 100, 0, 0), true),
             (account(0, 100_000, 0, 40_000, 0), false),

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Notify, mpsc, watch},
@@ -29,6 +29,9 @@ use super::turns_true;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1_024;
+/// Bytes of answers that the kernel holds for a client: left to itself it
+/// takes megabytes, for which calls have been decided that nobody reads.
+const SEND_BUFFER: usize = 256 * 1024;
 /// Connections that have lost their place and are not gone yet, before there
 /// is room for another: a rush of clients must not cost more than all places.
 const MOST_LEAVING: usize = 32;
@@ -179,6 +182,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
                 stream.into_std().map(Accepted::Tcp)
             }
             Self::Unix(listener, _) => {

@@ -1,9 +1,14 @@
 //! Counters in this process's memory.
 //!
 //! Counters are spread over shards by a keyed hash of their key; a shard is a
-//! flat table under a mutex that is held for one counter's arithmetic. So a
-//! limit of N admits exactly N, from however many threads. A counter costs 40
-//! bytes and its share of the table's free places.
+//! flat table under a mutex. So a limit of N admits exactly N, from however
+//! many threads. A counter costs 40 bytes and its share of the table's free
+//! places.
+//!
+//! A lock is held for one counter's arithmetic, or longer: while a shard is
+//! swept or evicted from, for a pass over all of it; and in
+//! [`ChargeMode::OthersStandStill`], where all counters of a request change or
+//! none, for that request, over all of its shards.
 //!
 //! A counter is freed some seconds after its window has ended: [`sweep_next`]
 //! walks through the shards. One whose window has not ended is never dropped
@@ -48,7 +53,9 @@ pub enum WhenFull {
     Deny,
     /// Its hits pass uncounted; nobody's limit is forgotten.
     Allow,
-    /// It takes the place of one whose window ends soonest.
+    /// Its shard drops a 64th of its counters, at least one: those whose
+    /// windows end soonest. Other shards are not looked at, so its hits are
+    /// refused when its own has no counter to drop.
     EvictExpiringSoonest,
 }
 

@@ -336,14 +336,17 @@ fn answers_that_are_never_read() {
         calls.extend(frame(DATA, END_STREAM, stream, &body));
     }
     let settings = [(INITIAL_WINDOW_SIZE, 0x7fff_ffff)];
-    // What the operating system takes off the server's hands costs it
-    // nothing, so not all of these have to be cut off.
     against("unread answers", &["--call-timeout", "1s"], 3.5, |server| {
         let mut peers: Vec<Peer> = (0..50)
-            .map(|_| Peer::http2(server.grpc, &settings))
+            .map(|_| Peer::deaf(server.grpc, &settings))
             .collect();
         for peer in &mut peers {
             peer.press(&calls);
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(8);
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            assert!(peer.is_gone_within(left), "client {number} is not cut off");
         }
     });
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,22 +38,38 @@ pub(crate) struct Peer(TcpStream);
 impl Peer {
     /// A TCP connection that has said nothing yet.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
+        Self::over(TcpStream::connect(address).expect("the server listens"))
+    }
+
+    /// An HTTP/2 connection with these settings.
+    pub(crate) fn http2(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        Self::connect(address).greet(settings)
+    }
+
+    /// An HTTP/2 connection that takes in next to nothing unless it is read:
+    /// the operating system has no room for it.
+    pub(crate) fn deaf(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("a socket");
+        socket.connect(&address.into()).expect("the server listens");
+        Self::over(socket.into()).greet(settings)
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(GLANCE)).expect("a socket");
         stream.set_write_timeout(Some(GLANCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
         Self(stream)
     }
 
-    /// An HTTP/2 connection with these settings.
-    pub(crate) fn http2(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut peer = Self::connect(address);
+    fn greet(mut self, settings: &[(u16, u32)]) -> Self {
         let pairs: Vec<u8> = settings
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
             .collect();
-        peer.say(&[PREFACE, &frame(SETTINGS, 0, 0, &pairs)].concat());
-        peer
+        self.say(&[PREFACE, &frame(SETTINGS, 0, 0, &pairs)].concat());
+        self
     }
 
     /// Sends what should fit into the socket's buffer; whether it did.
@@ -131,6 +148,20 @@ impl Peer {
     /// Whether the server closes the connection within `patience`.
     pub(crate) fn is_closed_within(&mut self, patience: Duration) -> bool {
         self.read_until(patience, |_| false).is_none()
+    }
+
+    /// Whether the server closes the connection within `patience`, of one that
+    /// does not read what it says.
+    pub(crate) fn is_gone_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            // Whatever it means, so little is no flood.
+            match self.0.write(&[0]) {
+                Err(error) if !is_pause(&error) => return true,
+                _ => thread::park_timeout(GLANCE),
+            }
+        }
+        false
     }
 
     /// All that the server has said once `enough` says that it is; `None` when
