@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn the_rest_of_a_refused_message_is_no_flood() {
         for (refused, bytes_read, cut) in [
-            (0, 300_000, true),
-            (1, 300_000, false),
+            (0, 190_000, true),
+            (1, 190_000, false),
             (64, 4_000_000, false),
             (1_000, 5_000_000, true),
         ] {
