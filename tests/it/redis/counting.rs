@@ -18,14 +18,14 @@ use ratekeeper::{
     storage::{
         AnyStore, ChargeMode, Ladder, MemoryStore,
         memory::{self, WhenFull},
-        redis::{Config, key::Format},
+        redis::{Config, address::TlsFiles, key::Format},
     },
 };
 use tokio::time::Instant;
 
 use super::{
     ask, limiter, limiter_over,
-    servers::{Cluster, Server},
+    servers::{Certificates, Cluster, Options as ServerOptions, Sentinels, Server},
     settings, store,
 };
 
@@ -285,7 +285,7 @@ async fn do_it(limiter: &Limiter, deed: Deed) -> Vec<Status> {
 
 /// Deeds one after the other, then the same all at once: every answer is that
 /// of the memory store, which counts each hit by itself, in the same order.
-fn answers_are_those_of_memory(server: &str, deeds: &[Deed]) {
+fn answers_are_those_of_memory(server: impl Fn() -> Config, deeds: &[Deed]) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -294,7 +294,7 @@ fn answers_are_those_of_memory(server: &str, deeds: &[Deed]) {
             let clock = ManualClock::at(Timestamp::from_secs(1_800_000_000));
             let config = Config {
                 own_clock: true,
-                ..settings(server)
+                ..server()
             };
             let store = store(&config, Clock::Manual(clock.clone()));
             store.take_seat();
@@ -325,7 +325,7 @@ fn every_answer_is_the_one_that_memory_gives() {
         ..ProptestConfig::default()
     };
     proptest!(config, |(deeds in deeds())| {
-        answers_are_those_of_memory(&server.address(), &deeds);
+        answers_are_those_of_memory(|| settings(&server.address()), &deeds);
     });
 }
 
@@ -338,7 +338,47 @@ fn every_answer_of_a_cluster_is_the_one_that_memory_gives() {
         ..ProptestConfig::default()
     };
     proptest!(config, |(deeds in deeds())| {
-        answers_are_those_of_memory(&cluster.address(), &deeds);
+        answers_are_those_of_memory(|| settings(&cluster.address()), &deeds);
+    });
+}
+
+#[test]
+fn every_answer_behind_sentinels_is_the_one_that_memory_gives() {
+    let set = Sentinels::start(None, None);
+    let config = ProptestConfig {
+        cases: 15,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(deeds in deeds())| {
+        answers_are_those_of_memory(|| settings(&set.address("", "")), &deeds);
+    });
+}
+
+#[test]
+fn every_answer_over_tls_is_the_one_that_memory_gives() {
+    let certificates = Certificates::make();
+    let server = Server::start(&ServerOptions {
+        tls: Some(&certificates),
+        password: Some("geheim"),
+        ..ServerOptions::default()
+    });
+    let settings = || Config {
+        tls: TlsFiles {
+            ca: Some(certificates.path("ca.crt")),
+            cert: Some(certificates.path("client.crt")),
+            key: Some(certificates.path("client.key")),
+            skip_hostname_verification: false,
+        },
+        ..settings(&format!("rediss://:geheim@127.0.0.1:{}", server.port))
+    };
+    let config = ProptestConfig {
+        cases: 10,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(deeds in deeds())| {
+        answers_are_those_of_memory(settings, &deeds);
     });
 }
 
