@@ -5,8 +5,9 @@
 //! makes commands of charges and answers of replies; `lane` sends one batch
 //! after the other to one node; `backend` has the lanes of one store and
 //! watches it; `known_over` refuses without asking, `lease` admits without
-//! asking; `owed` remembers what is to be counted later; `ticket` is a call's wait; `together` charges several counters as
-//! one. This file puts them together.
+//! asking; `owed` remembers what is to be counted later; `ticket` is a call's
+//! wait; `together` charges several counters as one. This file puts them
+//! together.
 
 pub mod address;
 mod backend;
