@@ -68,7 +68,7 @@ pub(crate) struct Account {
 
 /// Bytes a second beside messages and heads that are never held against
 /// anyone: settings, pings, window updates.
-const FREE_BYTES: u64 = 128 * 1024;
+const FREE_BYTES: u64 = 64 * 1024;
 /// Bytes that a call's frames and those about its answer may take, beside its
 /// headers and its message.
 const HEAD_BYTES: u64 = 4 * 1024;
@@ -171,8 +171,8 @@ mod tests {
         };
         for (account, cut) in [
             (account(0, 0, 0, 0, 0), false),
-            (account(130_000, 0, 0, 0, 0), false),
-            (account(132_000, 0, 0, 0, 0), true),
+            (account(65_000, 0, 0, 0, 0), false),
+            (account(66_000, 0, 0, 0, 0), true),
             (account(20_000_000, 100_000, 10_000_000, 0, 0), false),
             (account(20_000_000, 1_000, 100, 0, 0), true),
             (account(0, 100_000, 0, 40_000, 0), false),
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn the_rest_of_a_refused_message_is_no_flood() {
         for (refused, bytes_read, cut) in [
-            (0, 190_000, true),
-            (1, 190_000, false),
+            (0, 130_000, true),
+            (1, 130_000, false),
             (64, 4_000_000, false),
             (1_000, 5_000_000, true),
         ] {
