@@ -72,8 +72,9 @@ const FREE_BYTES: u64 = 64 * 1024;
 /// Bytes that a call's frames and those about its answer may take, beside its
 /// headers and its message.
 const HEAD_BYTES: u64 = 4 * 1024;
-/// Calls that may be taken back in a second, however many were answered.
-const FREE_ABORTS: u64 = 2_000;
+/// Calls that may be taken back in a second, however many were answered: as many
+/// as a proxy has at once, all of which may time out.
+const FREE_ABORTS: u64 = 1_024;
 /// Bytes of a message that a client may send before we have read some.
 pub(crate) const STREAM_WINDOW: u32 = 65_535;
 /// Calls refused in a second of which the rest may still come in.
@@ -176,8 +177,8 @@ mod tests {
             (account(20_000_000, 100_000, 10_000_000, 0, 0), false),
             (account(20_000_000, 1_000, 100, 0, 0), true),
             (account(0, 100_000, 0, 40_000, 0), false),
-            (account(0, 3_000, 0, 1_900, 0), false),
-            (account(0, 3_000, 0, 2_900, 0), true),
+            (account(0, 1_024, 0, 1_024, 0), false),
+            (account(0, 1_100, 0, 1_025, 0), true),
             (account(0, 1_024, 0, 0, 64), false),
             (account(0, 1_024, 0, 0, 65), true),
         ] {
