@@ -35,6 +35,18 @@ pub struct HashSeed(pub u64, pub u64);
 /// A key's canonical form; inline up to a usual length.
 pub type KeyBytes = SmallVec<[u8; 192]>;
 
+// === impl HashSeed ===
+
+impl HashSeed {
+    /// 128 bits that stand for `bytes`.
+    #[must_use]
+    pub fn hash(self, bytes: &[u8]) -> u128 {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        hasher.write(bytes);
+        hasher.finish128().as_u128()
+    }
+}
+
 // === impl CounterKey ===
 
 impl CounterKey<'_> {
@@ -42,9 +54,7 @@ impl CounterKey<'_> {
     /// 2⁻¹²⁸, and a client that does not know `seed` cannot search for such.
     #[must_use]
     pub fn hash(&self, seed: HashSeed) -> u128 {
-        let mut hasher = SipHasher13::new_with_keys(seed.0, seed.1);
-        hasher.write(&self.canonical());
-        hasher.finish128().as_u128()
+        seed.hash(&self.canonical())
     }
 
     /// Domain, entries and window, each text with its length before it.

@@ -164,12 +164,17 @@ impl Window {
         self.unit.seconds() as u64 * self.multiplier as u64
     }
 
+    /// When the fixed window of `now` began, in seconds since the epoch.
+    #[must_use]
+    pub const fn start(self, now: Timestamp) -> u64 {
+        let length = self.seconds();
+        now.as_secs() / length * length
+    }
+
     /// When the fixed window of `now` ends.
     #[must_use]
     pub const fn end(self, now: Timestamp) -> Timestamp {
-        let length = self.seconds();
-        let start = now.as_secs() / length * length;
-        Timestamp::from_secs(start.saturating_add(length))
+        Timestamp::from_secs(self.start(now).saturating_add(self.seconds()))
     }
 }
 

@@ -18,7 +18,7 @@ const MOST_AHEAD: u64 = 10;
 #[must_use]
 pub fn fixed_window(window: Window, old: Option<Cell>, hits: Hits, now: Timestamp) -> Step {
     let length = window.seconds();
-    let start = now.as_secs() / length * length;
+    let start = window.start(now);
     let ahead = length.max(MOST_AHEAD);
     let (before, window_start) = match old {
         Some(cell) if (start..=start.saturating_add(ahead)).contains(&cell.window_start) => {

@@ -10,9 +10,7 @@
 //! so that both can count together in one Redis. Different counters can meet
 //! there (`a`=`b_c` and `a_b`=`c`), as they do in the reference.
 
-use std::{hash::Hasher as _, io::Write as _};
-
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use std::io::Write as _;
 
 use crate::engine::{
     key::{CounterKey, HashSeed},
@@ -64,8 +62,7 @@ impl Keys {
         now: Timestamp,
         out: &mut Vec<u8>,
     ) -> Timestamp {
-        let length = key.window.seconds();
-        let start = now.as_secs() / length * length;
+        let start = key.window.start(now);
         out.clear();
         out.extend_from_slice(&self.prefix);
         match self.format {
@@ -77,9 +74,7 @@ impl Keys {
 
     /// 128 bits that stand for `key` within this process.
     pub(super) fn hash(&self, key: &[u8]) -> u128 {
-        let mut hasher = SipHasher13::new_with_keys(self.seed.0, self.seed.1);
-        hasher.write(key);
-        hasher.finish128().as_u128()
+        self.seed.hash(key)
     }
 }
 
