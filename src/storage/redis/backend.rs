@@ -183,14 +183,9 @@ impl Backend {
         routing.lanes[seat].get(node).map(Arc::clone)
     }
 
-    /// Sends `item` to the node that has `key`.
-    pub(super) fn push(&self, key: &[u8], item: Item<Tag>) {
-        self.push_to(self.lane(key), item);
-    }
-
-    /// Sends `item` along `lane`.
-    pub(super) fn push_to(&self, lane: Option<Arc<Lane>>, item: Item<Tag>) {
-        match lane {
+    /// Sends `item` to the node that has its key.
+    pub(super) fn push(&self, item: Item<Tag>) {
+        match self.lane(&item.work.key().bytes) {
             Some(lane) => lane.push(item),
             None if item.tag.is_none() => self.owe(item.work),
             None => fail(item, &self.error("no node is known to have the key")),
@@ -209,10 +204,10 @@ impl Backend {
         }
         let can_go = |key: &[u8]| self.lane(key).is_some_and(|lane| lane.is_up());
         for item in self.owed.take(PAID_AT_ONCE, self.now(), can_go) {
-            if matches!(item.work, Work::GiveBack(..)) {
+            if item.work.gives_back() {
                 self.gives_back();
             }
-            self.push_to(self.lane(&item.work.key().bytes), item);
+            self.push(item);
         }
     }
 
@@ -301,13 +296,11 @@ impl Backend {
         }
     }
 
-    /// Whether two keys are in one slot, so that one script can have both.
+    /// See [`Topology::is_together`].
     pub(super) fn is_together(&self, a: &[u8], b: &[u8]) -> bool {
         let routing = self.routing.load();
         let topology = routing.topology.as_ref();
-        topology.is_none_or(|topology| {
-            topology.is_single() || super::slots::slot(a) == super::slots::slot(b)
-        })
+        topology.is_none_or(|topology| topology.is_together(a, b))
     }
 
     pub(super) fn newsroom(&self) -> &Newsroom {
@@ -352,13 +345,11 @@ impl Backend {
         if routing.topology.is_none() {
             return Some(self.error("it has not been reached yet"));
         }
-        let conditions = routing.lanes.iter().flatten().map(|lane| lane.condition());
-        conditions
-            .into_iter()
-            .find_map(|condition| match condition {
-                Condition::Stalled(error) | Condition::Down(error) => Some(error),
-                Condition::Connecting | Condition::Up | Condition::Closed => None,
-            })
+        let mut conditions = routing.lanes.iter().flatten().map(|lane| lane.condition());
+        conditions.find_map(|condition| match condition {
+            Condition::Stalled(error) | Condition::Down(error) => Some(error),
+            Condition::Connecting | Condition::Up | Condition::Closed => None,
+        })
     }
 
     pub(super) fn describe(&self, node: &Node) -> String {
@@ -413,8 +404,7 @@ impl Backend {
             } else {
                 let _ = timeout(patience, backend.looked.notified()).await;
             }
-            let lane = backend.lane(&item.work.key().bytes);
-            backend.push_to(lane, item);
+            backend.push(item);
         });
     }
 

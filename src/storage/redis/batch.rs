@@ -208,6 +208,15 @@ impl Work {
             Self::Together(together) => &together.parts[0].key,
         }
     }
+
+    /// Some counter may go down by it.
+    pub(super) fn gives_back(&self) -> bool {
+        match self {
+            Self::Take(..) => false,
+            Self::GiveBack(..) => true,
+            Self::Together(together) => together.parts.iter().any(|part| part.gives_back),
+        }
+    }
 }
 
 // === impl Flush ===

@@ -36,12 +36,12 @@ use tokio::time::{Instant, timeout};
 use self::{
     address::{Address, TlsFiles},
     backend::Backend,
-    batch::{Item, Key, Seen, Sight, Terms, Work},
+    batch::{Item, Key, Seen, Terms, Work},
     connect::Connector,
     key::{Format, Keys},
     known_over::{KnownOver, Verdict},
     lane::LaneConfig,
-    ticket::{Caller, Ticket},
+    ticket::{Answers, Caller, Ticket},
 };
 use super::{ChargeMode, StoreError, Unanswered};
 use crate::{
@@ -323,7 +323,7 @@ impl RedisStore {
         if asked.is_empty() {
             return Ok(seen.into_iter().flatten().collect());
         }
-        self.shared.ask(charges, asked, seen, until).await
+        self.shared.ask_missing(charges, asked, seen, until).await
     }
 }
 
@@ -357,13 +357,7 @@ impl Shared {
 
     fn decide_here(&self, charge: &Charge<'_>, now: Timestamp) -> Here {
         SCRATCH.with_borrow_mut(|scratch| {
-            let resets = self.keys.write(&charge.key, now, scratch);
-            let hash = self.keys.hash(scratch);
-            let terms = Terms {
-                limit: charge.limit.requests,
-                resets,
-                leased: charge.leased,
-            };
+            let (hash, terms) = self.locate(charge, now, scratch);
             let seen = match charge.hits {
                 Hits::Take(hits) => self.refuse_or_spend(charge, scratch, hash, hits, terms, now),
                 Hits::GiveBack(_) => {
@@ -378,6 +372,18 @@ impl Shared {
         })
     }
 
+    /// Puts a charge's key into `key`; says its hash, and what the charge is
+    /// held against.
+    fn locate(&self, charge: &Charge<'_>, now: Timestamp, key: &mut Vec<u8>) -> (u128, Terms) {
+        let resets = self.keys.write(&charge.key, now, key);
+        let terms = Terms {
+            limit: charge.limit.requests,
+            resets,
+            leased: charge.leased,
+        };
+        (self.keys.hash(key), terms)
+    }
+
     /// A take that is refused, or admitted by a lease, without the store.
     fn refuse_or_spend(
         &self,
@@ -388,11 +394,14 @@ impl Shared {
         terms: Terms,
         now: Timestamp,
     ) -> Option<Seen> {
+        let backend = self.backend(charge.limit.window);
         if terms.leased
             && hits > 0
-            && let Some(lane) = self.backend(charge.limit.window).lane(key)
+            && let Some(lane) = backend.lane(key)
             && let Some(seen) = lane.spend(hash, hits, terms, now)
         {
+            let lease_hits = &backend.counts().lease_hits;
+            lease_hits.fetch_add(1, Ordering::Relaxed);
             return Some(seen);
         }
         match self.known_over.ask(hash, hits, terms.limit, true) {
@@ -409,43 +418,31 @@ impl Shared {
         let hits = self.known_over.forget(hash);
         if hits > 0 {
             let work = Work::Take(self.key(key, hash, window), hits, terms);
-            let item = Item::nobodys(work);
-            self.backend(window).push(key, item);
+            self.backend(window).push(Item::nobodys(work));
         }
     }
 
     fn key_and_terms(&self, charge: &Charge<'_>, now: Timestamp) -> (Key, Terms) {
         SCRATCH.with_borrow_mut(|scratch| {
-            let resets = self.keys.write(&charge.key, now, scratch);
-            let hash = self.keys.hash(scratch);
-            let terms = Terms {
-                limit: charge.limit.requests,
-                resets,
-                leased: charge.leased,
-            };
-            let key = self.key(scratch, hash, charge.limit.window);
-            (key, terms)
+            let (hash, terms) = self.locate(charge, now, scratch);
+            (self.key(scratch, hash, charge.limit.window), terms)
         })
     }
 
     fn key(&self, bytes: &[u8], hash: u128, window: Window) -> Key {
-        let ttl = match self.keys.format() {
-            Format::Canonical => window.seconds().saturating_add(SLACK),
-            Format::Reference if self.jitter > 0 => {
-                let jitter = rand::random_range(0..self.jitter);
-                window.seconds().saturating_add(jitter)
-            }
-            Format::Reference => window.seconds(),
+        let more = match self.keys.format() {
+            Format::Canonical => SLACK,
+            Format::Reference => rand::random_range(0..self.jitter.max(1)),
         };
         Key {
             bytes: bytes.into(),
             hash,
-            ttl,
+            ttl: window.seconds().saturating_add(more),
         }
     }
 
     /// Asks the store for what is missing in `seen`.
-    async fn ask(
+    async fn ask_missing(
         &self,
         charges: &[Charge<'_>],
         asked: SmallVec<[Asked; 2]>,
@@ -456,37 +453,60 @@ impl Shared {
             .iter()
             .map(|asked| (asked.place, asked.terms.resets))
             .collect();
-        let (ticket, waiting) = Ticket::new(asked.len(), Caller::until(until));
-        for (answer, Asked { place, key, terms }) in asked.into_iter().enumerate() {
+        let works = asked.into_iter().map(|Asked { place, key, terms }| {
             let charge = &charges[place];
-            let backend = self.backend(charge.limit.window);
-            let lane = backend.lane(&key.bytes);
             let work = match charge.hits {
                 Hits::Take(hits) => Work::Take(key, hits, terms),
-                Hits::GiveBack(hits) => {
-                    backend.gives_back();
-                    Work::GiveBack(key, hits, terms)
-                }
+                Hits::GiveBack(hits) => Work::GiveBack(key, hits, terms),
             };
-            let item = Item {
-                tag: Some((Arc::clone(&ticket), answer)),
-                work,
-                asking: false,
-                redirects: 0,
-            };
-            backend.push_to(lane, item);
-        }
-        drop(ticket);
+            (charge.limit.window, work)
+        });
+        let answers = self.ask(works, Caller::until(until)).await;
         let mut failure = None;
-        for (answer, (place, resets)) in waiting.await.into_iter().zip(places) {
+        for (answer, (place, resets)) in first_of_each(answers).zip(places) {
             match answer {
-                Some(Ok(sight)) => seen[place] = first(&sight).map(|seen| seen.until(resets)),
-                Some(Err(error)) => failure = Some(error),
-                None => {}
+                Ok(sight) => seen[place] = Some(sight.until(resets)),
+                Err(error) => failure = Some(error),
             }
         }
         finish(seen, failure)
     }
+
+    /// Has all of `works` done; an answer for each, in order.
+    async fn ask(
+        &self,
+        works: impl ExactSizeIterator<Item = (Window, Work)>,
+        caller: Caller,
+    ) -> Answers {
+        let (ticket, waiting) = Ticket::new(works.len(), caller);
+        for (place, (window, work)) in works.enumerate() {
+            let backend = self.backend(window);
+            if work.gives_back() {
+                backend.gives_back();
+            }
+            backend.push(Item {
+                tag: Some((Arc::clone(&ticket), place)),
+                work,
+                asking: false,
+                redirects: 0,
+            });
+        }
+        drop(ticket);
+        waiting.await
+    }
+}
+
+/// Of each answer the one count that is in it.
+fn first_of_each(answers: Answers) -> impl Iterator<Item = Result<Seen, StoreError>> {
+    answers.into_iter().map(|answer| {
+        let sight = answer.unwrap_or_else(|| Err(no_answer()))?;
+        sight.first().copied().ok_or_else(no_answer)
+    })
+}
+
+/// The lane broke its promise to tell of everything.
+fn no_answer() -> StoreError {
+    StoreError::new("redis", "no answer")
 }
 
 /// All observations, or the failure and those there are.
@@ -497,14 +517,10 @@ fn finish(
     match failure {
         None if seen.iter().all(Option::is_some) => Ok(seen.into_iter().flatten().collect()),
         failure => Err(Box::new(Unanswered {
-            error: failure.unwrap_or_else(|| StoreError::new("redis", "no answer")),
+            error: failure.unwrap_or_else(no_answer),
             seen,
         })),
     }
-}
-
-fn first(sight: &Sight) -> Option<Seen> {
-    sight.first().copied()
 }
 
 // === impl Seen ===

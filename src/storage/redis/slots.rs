@@ -78,10 +78,10 @@ impl Topology {
         (!topology.nodes.is_empty()).then_some(topology)
     }
 
-    /// One node has all keys.
+    /// Whether one script can have both keys.
     #[must_use]
-    pub fn is_single(&self) -> bool {
-        self.slots.is_none()
+    pub fn is_together(&self, a: &[u8], b: &[u8]) -> bool {
+        self.slots.is_none() || slot(a) == slot(b)
     }
 
     /// The nodes; [`node_of`](Self::node_of) tells places among them.

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::{
     Shared,
     batch::{Item, Mode, Part, Seen, Sight, Terms, Together, Work},
-    finish,
+    finish, first_of_each,
     known_over::Verdict,
-    ticket::{Answers, Caller, Ticket},
+    no_answer,
+    ticket::Caller,
 };
 use crate::{
     engine::{
@@ -39,6 +40,7 @@ struct Wish {
 }
 
 type Wishes = SmallVec<[Wish; 4]>;
+type IsOver = SmallVec<[bool; 4]>;
 
 /// See [`RedisStore::charge`](super::RedisStore::charge).
 pub(super) async fn charge(
@@ -77,7 +79,16 @@ pub(super) async fn charge(
         // Not to be stopped half-way when the caller goes.
         let shared = Arc::clone(shared);
         let (caller, _leaving) = Caller::until(until).leaving();
-        let steps = async move { in_two_steps(&shared, &parts, mode, refused, caller).await };
+        let steps = async move {
+            match mode {
+                // Nothing is to be counted: it is only told what there is.
+                Mode::AllOrNothing if refused => look_at_all(&shared, &parts, caller)
+                    .await
+                    .map(|(seen, is_over)| untouched(&parts, &seen, &is_over)),
+                Mode::AllOrNothing => reserve_all(&shared, &parts, caller).await,
+                Mode::OthersStandStill => look_then_count(&shared, &parts, refused, caller).await,
+            }
+        };
         match tokio::spawn(steps).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::new("redis", "charging was stopped")),
@@ -168,36 +179,24 @@ async fn in_one_step(
     refused: bool,
     until: Option<Instant>,
 ) -> Result<Sight, StoreError> {
-    let parts: Box<[Part]> = wishes.iter().map(|wish| wish.part.clone()).collect();
-    let window = wishes[0].window;
-    if parts.iter().any(|part| part.gives_back) {
-        shared.backend(window).gives_back();
-    }
     let work = Work::Together(Together {
-        parts,
+        parts: wishes.iter().map(|wish| wish.part.clone()).collect(),
         mode,
         refused,
     });
-    let mut answers = ask(shared, [(window, work)], Caller::until(until)).await;
-    answers
-        .pop()
-        .flatten()
-        .unwrap_or_else(|| Err(StoreError::new("redis", "no answer")))
+    let works = [(wishes[0].window, work)].into_iter();
+    let mut answers = shared.ask(works, Caller::until(until)).await;
+    answers.pop().flatten().unwrap_or_else(|| Err(no_answer()))
 }
 
-async fn in_two_steps(
+/// Reserves each where it fits; then charges what could not be reserved, or
+/// gives all back.
+async fn reserve_all(
     shared: &Shared,
     wishes: &[Wish],
-    mode: Mode,
-    refused: bool,
     caller: Caller,
 ) -> Result<Sight, StoreError> {
-    let reserves = |wish: &Wish| {
-        mode == Mode::AllOrNothing
-            && !refused
-            && !wish.part.gives_back
-            && wish.part.refuses != Refuses::Never
-    };
+    let reserves = |wish: &Wish| !wish.part.gives_back && wish.part.refuses != Refuses::Never;
     let first = wishes.iter().map(|wish| {
         let work = if reserves(wish) {
             reserve(&wish.part)
@@ -206,116 +205,121 @@ async fn in_two_steps(
         };
         (wish.window, work)
     });
-    let first = counted(ask(shared, first, caller.clone()).await);
-    let over = |wish: &Wish, seen: &Seen| {
-        let after = if reserves(wish) {
-            seen.after
-        } else {
-            wish.hypothetical(seen).after
-        };
-        !wish.part.gives_back && after > wish.part.limit.into()
-    };
-    let is_over: SmallVec<[bool; 4]> = wishes
+    let first = shared.ask(first, caller.clone()).await;
+    let first: SmallVec<[Result<Seen, StoreError>; 4]> = first_of_each(first).collect();
+    // One that did not fit saw what it would have seen.
+    let is_over: IsOver = wishes
         .iter()
         .zip(&first)
-        .map(|(wish, seen)| seen.as_ref().is_ok_and(|seen| over(wish, seen)))
+        .map(|(wish, seen)| {
+            seen.as_ref().is_ok_and(|seen| {
+                let looked = !reserves(wish);
+                wish.is_over(if looked {
+                    wish.hypothetical(*seen)
+                } else {
+                    *seen
+                })
+            })
+        })
         .collect();
-    let failure = first.iter().find_map(|seen| seen.as_ref().err().cloned());
-    let kinds = wishes.iter().map(|wish| wish.part.refuses);
-    let mut limits = kinds.zip(is_over.iter().copied());
-    let refused = refused
-        || match mode {
-            Mode::AllOrNothing => Refuses::any(limits),
-            Mode::OthersStandStill => {
-                limits.any(|(refuses, over)| over && refuses != Refuses::Never)
-            }
-        };
     // One whose answer did not come may have been reserved or not.
     let give_all_back = || {
-        let reserved = wishes.iter().zip(&first).zip(&is_over);
-        for ((wish, seen), is_over) in reserved {
+        for ((wish, seen), is_over) in wishes.iter().zip(&first).zip(&is_over) {
             if reserves(wish) && seen.is_ok() && !is_over && wish.part.hits > 0 {
                 give_back(shared, wish);
             }
         }
     };
-    if refused || failure.is_some() {
+    let seen = match first.iter().cloned().collect::<Result<Sight, _>>() {
+        Ok(seen) => seen,
+        Err(error) => {
+            give_all_back();
+            return Err(error);
+        }
+    };
+    let kinds = wishes.iter().map(|wish| wish.part.refuses);
+    if Refuses::any(kinds.zip(is_over.iter().copied())) {
+        give_all_back();
+        return Ok(untouched(wishes, &seen, &is_over));
+    }
+    let is_left = |index: usize| !reserves(&wishes[index]) || is_over[index];
+    let counted = count_some(shared, wishes, seen, is_left, &caller).await;
+    if counted.is_err() {
         give_all_back();
     }
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    let first_seen: SmallVec<[Seen; 4]> = first.iter().flatten().copied().collect();
-    // What is still to be counted, and how it reads.
-    let counts = |index: usize| match mode {
-        Mode::AllOrNothing => !refused && (!reserves(&wishes[index]) || is_over[index]),
-        Mode::OthersStandStill => !refused || is_over[index],
-    };
-    let second: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&index| counts(index)).collect();
-    let works = second
-        .iter()
-        .map(|&index| (wishes[index].window, count(&wishes[index])));
-    let second_seen = counted(ask(shared, works, caller.staying()).await);
-    let mut sights: Sight = wishes
-        .iter()
-        .zip(&first_seen)
-        .zip(&is_over)
-        .map(|((wish, seen), &is_over)| match (is_over, refused) {
-            (true, _) => wish.hypothetical(seen),
-            (false, true) => Seen {
-                before: seen.before,
-                after: seen.before,
-            },
-            (false, false) => *seen,
-        })
-        .collect();
-    for (index, seen) in second.into_iter().zip(second_seen) {
-        match seen {
-            Ok(seen) => sights[index] = seen,
-            Err(error) => {
-                give_all_back();
-                return Err(error);
-            }
-        }
-    }
-    Ok(sights)
+    counted
 }
 
-/// Asks for each of `works`; an answer for each, in order.
-async fn ask(
+/// Looks at all, then charges them; where that refuses the request, only those
+/// that go over.
+async fn look_then_count(
     shared: &Shared,
-    works: impl IntoIterator<Item = (Window, Work)>,
+    wishes: &[Wish],
+    refused: bool,
     caller: Caller,
-) -> Answers {
-    let works: SmallVec<[(Window, Work); 4]> = works.into_iter().collect();
-    let (ticket, waiting) = Ticket::new(works.len(), caller);
-    for (place, (window, work)) in works.into_iter().enumerate() {
-        let backend = shared.backend(window);
-        let lane = backend.lane(&work.key().bytes);
-        let item = Item {
-            tag: Some((Arc::clone(&ticket), place)),
-            work,
-            asking: false,
-            redirects: 0,
-        };
-        backend.push_to(lane, item);
-    }
-    drop(ticket);
-    waiting.await
+) -> Result<Sight, StoreError> {
+    let (seen, is_over) = look_at_all(shared, wishes, caller.clone()).await?;
+    let mut limits = wishes.iter().zip(&is_over);
+    let refused =
+        refused || limits.any(|(wish, over)| *over && wish.part.refuses != Refuses::Never);
+    let counts = |index: usize| !refused || is_over[index];
+    count_some(shared, wishes, seen, counts, &caller).await
 }
 
-fn counted(answers: Answers) -> SmallVec<[Result<Seen, StoreError>; 4]> {
-    let none = || StoreError::new("redis", "no answer");
-    answers
-        .into_iter()
-        .map(|answer| {
-            answer
-                .unwrap_or_else(|| Err(none()))?
-                .first()
-                .copied()
-                .ok_or_else(none)
+/// What each has, and whether its hits would be too many.
+async fn look_at_all(
+    shared: &Shared,
+    wishes: &[Wish],
+    caller: Caller,
+) -> Result<(Sight, IsOver), StoreError> {
+    let looks = wishes.iter().map(|wish| (wish.window, look(wish)));
+    let answers = shared.ask(looks, caller).await;
+    let seen = first_of_each(answers).collect::<Result<Sight, _>>()?;
+    let is_over = wishes
+        .iter()
+        .zip(&seen)
+        .map(|(wish, seen)| wish.is_over(wish.hypothetical(*seen)))
+        .collect();
+    Ok((seen, is_over))
+}
+
+/// How a refused request reads of which nothing was counted.
+fn untouched(wishes: &[Wish], seen: &[Seen], is_over: &[bool]) -> Sight {
+    wishes
+        .iter()
+        .zip(seen)
+        .zip(is_over)
+        .map(|((wish, seen), is_over)| {
+            if *is_over {
+                wish.hypothetical(*seen)
+            } else {
+                Seen {
+                    before: seen.before,
+                    after: seen.before,
+                }
+            }
         })
         .collect()
+}
+
+/// Counts those for which `counts` says so; `seen` is what is told of the
+/// others. From now on the caller is not asked whether it still waits.
+async fn count_some(
+    shared: &Shared,
+    wishes: &[Wish],
+    mut seen: Sight,
+    counts: impl Fn(usize) -> bool,
+    caller: &Caller,
+) -> Result<Sight, StoreError> {
+    let places: SmallVec<[usize; 4]> = (0..wishes.len()).filter(|&index| counts(index)).collect();
+    let works = places
+        .iter()
+        .map(|&index| (wishes[index].window, count(&wishes[index])));
+    let answers = shared.ask(works, caller.staying()).await;
+    for (index, counted) in places.iter().zip(first_of_each(answers)) {
+        seen[*index] = counted?;
+    }
+    Ok(seen)
 }
 
 /// Counts if it fits, for itself.
@@ -354,15 +358,15 @@ fn give_back(shared: &Shared, wish: &Wish) {
     } = wish;
     shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms);
     backend.gives_back();
-    let item = Item::nobodys(Work::GiveBack(part.key.clone(), part.hits, *terms));
-    backend.push(&part.key.bytes, item);
+    let work = Work::GiveBack(part.key.clone(), part.hits, *terms);
+    backend.push(Item::nobodys(work));
 }
 
 // === impl Wish ===
 
 impl Wish {
     /// What it would see if it were counted after `seen`.
-    fn hypothetical(&self, seen: &Seen) -> Seen {
+    fn hypothetical(&self, seen: Seen) -> Seen {
         let after = if self.part.gives_back {
             seen.before.saturating_sub(self.part.hits)
         } else {
@@ -372,6 +376,11 @@ impl Wish {
             before: seen.before,
             after,
         }
+    }
+
+    /// Whether that is too much; a refund never is.
+    fn is_over(&self, seen: Seen) -> bool {
+        !self.part.gives_back && seen.after > self.part.limit.into()
     }
 
     fn exact(&self) -> Terms {
