@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     address::Server,
-    batch::{Item, Newsroom, Sight, Work},
+    batch::{Flush, Item, Newsroom, Sight, Work},
     connect::{Connector, offset},
     key::Keys,
     known_over::KnownOver,
@@ -122,6 +122,18 @@ thread_local! {
     static SEAT: Cell<usize> = const { Cell::new(0) };
 }
 
+// === impl Counts ===
+
+impl Counts {
+    /// Counts a flush that is sent.
+    pub(super) fn count<T>(&self, flush: &Flush<T>) {
+        let add = |count: &AtomicU64, more: usize| count.fetch_add(more as u64, Ordering::Relaxed);
+        add(&self.flushes, 1);
+        add(&self.commands, flush.len());
+        add(&self.charges, flush.items().len());
+    }
+}
+
 // === impl Backend ===
 
 impl Backend {
@@ -187,8 +199,17 @@ impl Backend {
     pub(super) fn push(&self, item: Item<Tag>) {
         match self.lane(&item.work.key().bytes) {
             Some(lane) => lane.push(item),
-            None if item.tag.is_none() => self.owe(item.work),
-            None => fail(item, &self.error("no node is known to have the key")),
+            None => self.unsent(item, &self.error("no node is known to have the key")),
+        }
+    }
+
+    /// It was not sent, or had no effect: whoever waits is told so, and what
+    /// nobody waits for is for later.
+    pub(super) fn unsent(&self, item: Item<Tag>, error: &StoreError) {
+        if item.tag.is_none() {
+            self.owe(item.work);
+        } else {
+            fail(item, error);
         }
     }
 
@@ -378,7 +399,7 @@ impl Backend {
             .as_ref()
             .is_none_or(|(ticket, _)| ticket.arrived().elapsed() < self.config.deadline);
         if item.redirects > MOST_REDIRECTS || !is_wanted {
-            return fail(item, &error);
+            return self.unsent(item, &error);
         }
         let target = match &redirect {
             Redirect::Moved(node) | Redirect::Ask(node) => self.lane_to(seat, node),

@@ -98,10 +98,7 @@ impl Connector {
         if !matches!(self.0.address, Address::Sentinel { .. }) {
             return Ok(None);
         }
-        match timeout(self.0.connect_timeout, self.ask_sentinels()).await {
-            Ok(found) => found.map(Some),
-            Err(_) => Err(self.error("no sentinel answers".to_owned())),
-        }
+        self.in_time(self.ask_sentinels()).await.map(Some)
     }
 
     /// A new connection to `node`, logged in, if it is a primary.
@@ -109,13 +106,20 @@ impl Connector {
     /// # Errors
     /// There is none within the time-out, or the node takes no writes.
     pub async fn connect(&self, node: &Node) -> Result<MultiplexedConnection, StoreError> {
-        let connect = async {
+        self.in_time(async {
             let server = self.server(node).await?;
             let mut connection = self.open(&server).await?;
             self.check_role(&mut connection).await?;
             Ok(connection)
-        };
-        match timeout(self.0.connect_timeout, connect).await {
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match timeout(self.0.connect_timeout, connecting).await {
             Ok(result) => result,
             Err(_) => Err(self.error(format!("no connection within {:?}", self.0.connect_timeout))),
         }
@@ -127,17 +131,14 @@ impl Connector {
     /// There is no connection within the time-out.
     pub(super) async fn subscribe(&self, node: &Node, channel: &str) -> Result<PubSub, StoreError> {
         let failed = |error: redis::RedisError| self.error(error.to_string());
-        let subscribe = async {
+        self.in_time(async {
             let server = self.server(node).await?;
             let client = self.client(&server).map_err(failed)?;
             let mut subscription = client.get_async_pubsub().await.map_err(failed)?;
             subscription.subscribe(channel).await.map_err(failed)?;
             Ok(subscription)
-        };
-        match timeout(self.0.connect_timeout, subscribe).await {
-            Ok(result) => result,
-            Err(_) => Err(self.error(format!("no connection within {:?}", self.0.connect_timeout))),
-        }
+        })
+        .await
     }
 
     /// Which nodes have which keys. For a cluster, nodes that are known are
@@ -156,10 +157,9 @@ impl Connector {
         let known = known.filter_map(|node| self.cluster_server(node));
         let mut failure = self.error("no node was asked".to_owned());
         for server in known.chain(seeds.iter().cloned()) {
-            match timeout(self.0.connect_timeout, self.ask_slots(&server)).await {
-                Ok(Ok(topology)) => return Ok(topology),
-                Ok(Err(error)) => failure = error,
-                Err(_) => failure = self.error(format!("{} does not answer", server.place)),
+            match self.in_time(self.ask_slots(&server)).await {
+                Ok(topology) => return Ok(topology),
+                Err(error) => failure = error,
             }
         }
         Err(failure)
@@ -221,10 +221,7 @@ impl Connector {
         let asked = sentinels
             .iter()
             .map(|sentinel| Box::pin(self.ask_sentinel(sentinel, master)));
-        let (host, port) = match futures_util::future::select_ok(asked).await {
-            Ok((found, _)) => found,
-            Err(error) => return Err(error),
-        };
+        let ((host, port), _) = futures_util::future::select_ok(asked).await?;
         let tls = *tls;
         Ok(Server {
             place: Place::Tcp { host, port, tls },

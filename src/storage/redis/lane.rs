@@ -25,8 +25,7 @@ use tokio::{
 };
 
 use super::{
-    backend::Backend,
-    backend::Redirect,
+    backend::{Backend, Redirect},
     batch::{Advice, Flush, Granted, Item, Key, News, Refused, Seen, Sight, Terms, Work},
     connect::Connector,
     first_seen::FirstSeen,
@@ -128,10 +127,8 @@ impl Lane {
         self.lock().condition.clone()
     }
 
-    /// Lets `item` be part of the next flush.
-    ///
-    /// # Errors
-    /// There is no use in waiting; the item is told so.
+    /// Lets `item` be part of the next flush. Where there is no use in waiting
+    /// it is told so.
     pub(super) fn push(&self, item: Item<Tag>) {
         let mut state = self.lock();
         let refusal = match &state.condition {
@@ -151,11 +148,10 @@ impl Lane {
         self.unsent(item, &refusal);
     }
 
-    /// It was not sent, or had no effect. What nobody waits for is for later.
     fn unsent(&self, item: Item<Tag>, error: &StoreError) {
-        match (&item.tag, self.backend.upgrade()) {
-            (None, Some(backend)) => backend.owe(item.work),
-            _ => fail(item, error),
+        match self.backend.upgrade() {
+            Some(backend) => backend.unsent(item, error),
+            None => fail(item, error),
         }
     }
 
@@ -167,7 +163,6 @@ impl Lane {
     /// Ends the lane's task; what waits fails.
     pub(super) fn close(&self) {
         self.enter(Condition::Closed);
-        self.work.notify_one();
     }
 
     /// Serves until the lane is closed.
@@ -239,24 +234,16 @@ impl Lane {
     ) -> Result<(), StoreError> {
         let mut paid = Instant::now();
         loop {
-            let items = tokio::select! {
+            tokio::select! {
                 biased;
-                items = self.next_items() => match items {
-                    Some(items) => items,
-                    None => return Ok(()),
-                },
-                () = sleep(IDLE) => {
-                    self.ask_for_life(connection).await?;
-                    self.pay(&mut paid);
-                    if self.is_outdated() {
-                        return Err(self.error("another server is the primary now"));
+                items = self.next_items() => {
+                    let Some(items) = items else { return Ok(()) };
+                    let items = self.still_wanted(items);
+                    if !items.is_empty() {
+                        self.flush(items, connection, first_seen).await?;
                     }
-                    continue;
                 }
-            };
-            let items = self.still_wanted(items);
-            if !items.is_empty() {
-                self.flush(items, connection, first_seen).await?;
+                () = sleep(IDLE) => self.ask_for_life(connection).await?,
             }
             if self.is_outdated() {
                 return Err(self.error("another server is the primary now"));
@@ -299,22 +286,21 @@ impl Lane {
         let now = Instant::now();
         let oldest = items.iter().filter_map(arrived).min().unwrap_or(now);
         let late = (oldest + self.config.deadline).max(now + self.config.deadline / 2);
-        let refunds = self.backend.upgrade().map(|backend| backend.refunds());
-        self.leases().next_flush();
-        let flush = Flush::new(
-            items,
-            &mut Adviser {
-                lane: self,
-                first_seen,
-            },
-        );
-        self.count(&flush);
-        let mut probe = connection.clone();
         let Some(backend) = self.backend.upgrade() else {
             return Ok(());
         };
+        let refunds = backend.refunds();
+        self.leases().next_flush();
+        let mut adviser = Adviser {
+            lane: self,
+            backend: &backend,
+            first_seen,
+        };
+        let flush = Flush::new(items, &mut adviser);
+        backend.counts().count(&flush);
         let pipeline = flush.pipeline(backend.newsroom());
         drop(backend);
+        let mut probe = connection.clone();
         let reply = connection.send_packed_commands(&pipeline, 0, flush.len());
         tokio::pin!(reply);
         let replies = tokio::select! {
@@ -350,10 +336,12 @@ impl Lane {
         &self,
         flush: Flush<Tag>,
         replies: Vec<Value>,
-        refunds: Option<u64>,
+        refunds: u64,
         first_seen: &mut FirstSeen,
     ) -> Result<(), StoreError> {
-        let backend = self.backend.upgrade();
+        let Some(backend) = self.backend.upgrade() else {
+            return Ok(());
+        };
         let mut broken = None;
         flush.settle(
             replies,
@@ -368,11 +356,8 @@ impl Lane {
             },
             |item, sight| match sight {
                 Ok(mut sight) => {
-                    self.forget_leases(&item.work);
                     self.leave_out_unspent(&item.work, &mut sight);
-                    if let (Some(backend), Some(refunds)) = (&backend, refunds) {
-                        backend.learn(&item.work, &sight, refunds);
-                    }
+                    backend.learn(&item.work, &sight, refunds);
                     if let Some((ticket, place)) = item.tag {
                         ticket.tell(place, Ok(sight));
                     }
@@ -384,11 +369,9 @@ impl Lane {
                     } else if is_of_the_cluster(&refused) {
                         self.report_trouble();
                     }
-                    match (redirect(&refused), &backend) {
-                        (Some(redirect), Some(backend)) => {
-                            backend.redirect(self.seat, item, redirect, error)
-                        }
-                        _ => self.unsent(item, &error),
+                    match redirect(&refused) {
+                        Some(redirect) => backend.redirect(self.seat, item, redirect, error),
+                        None => backend.unsent(item, &error),
                     }
                 }
             },
@@ -448,8 +431,7 @@ impl Lane {
         }
         state.condition = condition;
         let hopeless = match &state.condition {
-            Condition::Up => None,
-            Condition::Connecting => None,
+            Condition::Up | Condition::Connecting => None,
             Condition::Stalled(error) | Condition::Down(error) => Some(error.clone()),
             Condition::Closed => Some(self.error("the node has left the cluster")),
         };
@@ -519,17 +501,6 @@ impl Lane {
     }
 
     /// A refund may have taken the count below what was taken in advance.
-    fn forget_leases(&self, work: &Work) {
-        match work {
-            Work::Take(..) => {}
-            Work::GiveBack(key, ..) => self.forget_lease(key.hash),
-            Work::Together(together) => {
-                let refunded = together.parts.iter().filter(|part| part.gives_back);
-                refunded.for_each(|part| self.forget_lease(part.key.hash));
-            }
-        }
-    }
-
     pub(super) fn forget_lease(&self, key: u128) {
         self.leases().forget(key);
     }
@@ -545,12 +516,7 @@ impl Lane {
 
     /// A take from hits that were taken in advance, if they suffice.
     pub(super) fn spend(&self, key: u128, hits: u64, terms: Terms, now: Timestamp) -> Option<Seen> {
-        let seen = self.leases().spend(key, hits, terms, now);
-        if let (Some(_), Some(backend)) = (seen, self.backend.upgrade()) {
-            let counts = backend.counts();
-            counts.lease_hits.fetch_add(1, Ordering::Relaxed);
-        }
-        seen
+        self.leases().spend(key, hits, terms, now)
     }
 
     /// Hits taken in advance and not spent yet.
@@ -561,19 +527,6 @@ impl Lane {
     /// Nothing under the lock can panic half-way.
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn count(&self, flush: &Flush<Tag>) {
-        if let Some(backend) = self.backend.upgrade() {
-            let counts = backend.counts();
-            counts.flushes.fetch_add(1, Ordering::Relaxed);
-            counts
-                .commands
-                .fetch_add(flush.len() as u64, Ordering::Relaxed);
-            counts
-                .charges
-                .fetch_add(flush.items().len() as u64, Ordering::Relaxed);
-        }
     }
 
     fn error(&self, reason: &str) -> StoreError {
@@ -591,6 +544,7 @@ impl Lane {
 /// What a flush has to know of its lane.
 struct Adviser<'a> {
     lane: &'a Lane,
+    backend: &'a Backend,
     first_seen: &'a mut FirstSeen,
 }
 
@@ -600,10 +554,7 @@ impl Advice for Adviser<'_> {
     }
 
     fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64 {
-        let Some(backend) = self.lane.backend.upgrade() else {
-            return 0;
-        };
-        let (holders, now) = (backend.holders(), backend.now());
+        let (holders, now) = (self.backend.holders(), self.backend.now());
         let mut leases = self.lane.leases();
         leases.extra(key.hash, terms, waiting, holders, now)
     }
