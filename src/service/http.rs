@@ -40,7 +40,7 @@ use tokio::{
 use super::{
     grpc::{Api, ApiError, JsonError},
     limits::Limits,
-    listener::{Listener, Seat, Table, is_exhausted, pause_after},
+    listener::{Listener, Seat, Table},
     turns_true,
 };
 use crate::{
@@ -111,13 +111,9 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
                 ));
             }
             Err(error) => {
-                if is_exhausted(&error) {
-                    table.make_room();
-                    if *closing.borrow() {
-                        break;
-                    }
+                if !table.recover_from(&error, &closing).await {
+                    break;
                 }
-                pause_after(&error).await;
             }
         }
     }

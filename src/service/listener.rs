@@ -164,14 +164,9 @@ impl Listener {
                     }
                 }
                 Err(error) => {
-                    if is_exhausted(&error) {
-                        table.make_room();
-                        // What the kernel has accepted cannot be taken.
-                        if *closing.borrow() {
-                            return;
-                        }
+                    if !table.recover_from(&error, &closing).await {
+                        return;
                     }
-                    pause_after(&error).await;
                 }
             }
         }
@@ -217,20 +212,10 @@ fn inode(path: &Path) -> Option<u64> {
 }
 
 /// No more file descriptors.
-pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+fn is_exhausted(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
-}
-
-/// A connection that failed before it was accepted is of no consequence;
-/// without file descriptors there is no point in asking again at once.
-pub(crate) async fn pause_after(error: &io::Error) {
-    if super::connection::is_disconnect(error) {
-        return;
-    }
-    tracing::warn!(%error, "cannot accept connections");
-    sleep(EXHAUSTED_PAUSE).await;
 }
 
 // === impl Table ===
@@ -273,11 +258,29 @@ impl Table {
         }
     }
 
-    /// Has one connection go, as if its place were needed.
-    pub(crate) fn make_room(&self) {
-        if make_room(&mut self.seats()) {
-            self.leaving.fetch_add(1, Ordering::Relaxed);
+    /// What to do when nothing could be accepted; whether to go on. A
+    /// connection that failed before it was accepted is of no consequence.
+    /// Without file descriptors one has to go, and there is no point in asking
+    /// again at once: what the kernel has accepted by then cannot be taken.
+    pub(crate) async fn recover_from(
+        &self,
+        error: &io::Error,
+        closing: &watch::Receiver<bool>,
+    ) -> bool {
+        if super::connection::is_disconnect(error) {
+            return true;
         }
+        if is_exhausted(error) {
+            if make_room(&mut self.seats()) {
+                self.leaving.fetch_add(1, Ordering::Relaxed);
+            }
+            if *closing.borrow() {
+                return false;
+            }
+        }
+        tracing::warn!(%error, "cannot accept connections");
+        sleep(EXHAUSTED_PAUSE).await;
+        true
     }
 
     fn seats(&self) -> MutexGuard<'_, HashMap<u64, Arc<Guest>>> {

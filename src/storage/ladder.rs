@@ -131,8 +131,7 @@ impl Ladder {
         // What the store knows to be over refuses the whole request.
         let is_refused = mode == ChargeMode::AllOrNothing
             && seen.iter().zip(charges).any(|(seen, charge)| {
-                let limit = u64::from(charge.limit.requests);
-                let over = seen.is_some_and(|seen| seen.after > limit);
+                let over = seen.is_some_and(|seen| charge.is_over(&seen));
                 over && charge.refuses == Refuses::Alone
             });
         let missing = |place: &usize| seen[*place].is_none();
@@ -151,7 +150,7 @@ impl Ladder {
         for ((place, share), counted) in places.into_iter().zip(&shares).zip(counted) {
             let charge = &charges[place];
             let admitted = match share.hits {
-                Hits::Take(hits) if counted.after <= share.limit.requests.into() => {
+                Hits::Take(hits) if !share.is_over(&counted) => {
                     // A request that is charged all or nothing may have been
                     // refused by another of its limits.
                     hits.min(counted.after - counted.before)
