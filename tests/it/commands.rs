@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -88,21 +88,9 @@ fn serve(rules: &Path) -> Server {
     start(&mut command, ports)
 }
 
-/// Status and body of a request over HTTP/1.0.
+/// Status and body of a request over HTTP.
 fn http(port: u16, method: &str, path: &str, body: &str) -> (u16, String) {
-    use std::io::Write as _;
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
+    crate::process::http(("127.0.0.1", port), method, path, body)
 }
 
 fn ask(port: u16, user: &str) -> (u16, String) {

@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
-    net::SocketAddr,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -55,6 +55,11 @@ impl Server {
         memory(self.child.id()).expect("the process lives")
     }
 
+    /// Status and body of a request over HTTP.
+    pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        http(self.http, method, path, body)
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
@@ -82,6 +87,27 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Status and body of a request over HTTP/1.0.
+pub(crate) fn http(
+    address: impl ToSocketAddrs,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
 }
 
 /// Bytes of memory that a process uses now; `None` when it is no more.

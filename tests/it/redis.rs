@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use ratekeeper::{
     clock::Clock,
     config::{self, Options, SourceFile},
@@ -21,6 +22,7 @@ use ratekeeper::{
         decision::Policy,
         descriptor::{Descriptor, Entry, Hits, Request},
         key::HashSeed,
+        limit::Limit,
         rules::OnStoreFailure,
     },
     limiter::{Answer, LimitError, Limiter},
@@ -33,6 +35,7 @@ use ratekeeper::{
         },
     },
 };
+use tokio::time::Instant;
 
 /// Settings for a store at `address`, with a deadline that a busy machine
 /// can hold, and keys of its own.
@@ -59,31 +62,30 @@ pub(crate) fn store(config: &Config, clock: Clock) -> RedisStore {
     RedisStore::new(config, clock, seed, id).expect("good settings")
 }
 
-/// A limiter with these rules over a store that has a seat on this thread.
-/// Within an event loop.
-pub(crate) async fn limiter(rules: &str, config: &Config) -> Limiter {
-    let store = store(config, Clock::System);
+/// The same, with a seat on this thread, once it has been reached. Within an
+/// event loop.
+pub(crate) async fn connected(config: &Config, clock: Clock) -> RedisStore {
+    let store = store(config, clock);
     store.take_seat();
+    let looked = store.first_look(Duration::from_secs(5)).await;
+    looked.expect("the store is there");
     store
-        .first_look(Duration::from_secs(5))
-        .await
-        .expect("the store is there");
+}
+
+/// A limiter with these rules over a store that has been reached.
+pub(crate) async fn limiter(rules: &str, config: &Config) -> Limiter {
+    let store = connected(config, Clock::System).await;
     limiter_over(rules, store, OnStoreFailure::Error)
 }
 
 pub(crate) fn limiter_over(rules: &str, store: RedisStore, failure: OnStoreFailure) -> Limiter {
-    let local = memory::Config {
-        max_counters: 1_000,
-        when_full: memory::WhenFull::Deny,
-    };
-    let local = MemoryStore::new(local, HashSeed(1, 2));
-    let limiter = Limiter::new(
-        Clock::System,
-        AnyStore::Redis(store),
-        Ladder::new(failure, None, local),
-        Policy::default(),
-        ChargeMode::Always,
-    );
+    let ladder = Ladder::new(failure, None, memory_store());
+    limiter_at(rules, Clock::System, AnyStore::Redis(store), ladder)
+}
+
+/// A limiter with these rules that goes by this clock.
+pub(crate) fn limiter_at(rules: &str, clock: Clock, store: AnyStore, ladder: Ladder) -> Limiter {
+    let limiter = Limiter::new(clock, store, ladder, Policy::default(), ChargeMode::Always);
     let source = SourceFile {
         name: "rules.yaml".into(),
         bytes: rules.as_bytes().to_vec(),
@@ -93,27 +95,71 @@ pub(crate) fn limiter_over(rules: &str, store: RedisStore, failure: OnStoreFailu
     limiter
 }
 
+pub(crate) fn memory_store() -> MemoryStore {
+    let config = memory::Config {
+        max_counters: 1_000,
+        when_full: memory::WhenFull::Deny,
+    };
+    MemoryStore::new(config, HashSeed(1, 2))
+}
+
+pub(crate) fn redis_store(limiter: &Limiter) -> &RedisStore {
+    match limiter.store() {
+        AnyStore::Redis(store) => store,
+        AnyStore::Memory(_) => panic!("it is in Redis"),
+    }
+}
+
+/// Works while the stores are looked after as the service does.
+pub(crate) async fn watched<T>(limiters: &[&Limiter], work: impl Future<Output = T>) -> T {
+    let watches = limiters.iter().map(|limiter| redis_store(limiter).watch());
+    tokio::select! {
+        result = work => result,
+        _ = join_all(watches) => unreachable!("they never end"),
+    }
+}
+
 /// Asks for one descriptor of domain `d`.
 pub(crate) async fn ask(
     limiter: &Limiter,
     entries: &[(&str, &str)],
     hits: Hits,
 ) -> Result<Answer, LimitError> {
-    let entries: Vec<Entry<'_>> = entries
+    ask_for(limiter, &[(entries, hits)], None, None).await
+}
+
+/// Asks for these descriptors of domain `d`: entries and hits, with a limit
+/// for each if one is given.
+pub(crate) async fn ask_for(
+    limiter: &Limiter,
+    asked: &[(&[(&str, &str)], Hits)],
+    limit: Option<Limit>,
+    until: Option<Instant>,
+) -> Result<Answer, LimitError> {
+    let entries: Vec<Vec<Entry<'_>>> = asked
         .iter()
-        .map(|(key, value)| Entry {
-            key: key.as_bytes(),
-            value: value.as_bytes(),
+        .map(|(entries, _)| {
+            entries
+                .iter()
+                .map(|(key, value)| Entry {
+                    key: key.as_bytes(),
+                    value: value.as_bytes(),
+                })
+                .collect()
         })
         .collect();
-    let descriptor = Descriptor {
-        entries: &entries,
-        limit: None,
-        hits,
-    };
+    let descriptors: Vec<Descriptor<'_>> = asked
+        .iter()
+        .zip(&entries)
+        .map(|((_, hits), entries)| Descriptor {
+            entries,
+            limit,
+            hits: *hits,
+        })
+        .collect();
     let request = Request {
         domain: b"d",
-        descriptors: &[descriptor],
+        descriptors: &descriptors,
     };
-    limiter.decide(&request, None).await
+    limiter.decide(&request, until).await
 }

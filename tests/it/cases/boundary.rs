@@ -58,7 +58,7 @@ pub(super) fn start(kind: Kind, case: &Case) -> Result<Box<dyn Boundary>, String
     match kind {
         Kind::Engine => Ok(Box::new(engine::Engine::new(case)?)),
         Kind::Store => Ok(Box::new(store::Store::new(case)?)),
-        Kind::Redis(deployment) => Ok(Box::new(redis::Redis::new(deployment, case)?)),
+        Kind::Redis(deployment) => Ok(Box::new(redis::store(deployment, case)?)),
         Kind::Grpc => Ok(Box::new(grpc::Grpc::new(case)?)),
     }
 }

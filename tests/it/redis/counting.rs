@@ -6,27 +6,24 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 use ratekeeper::{
     clock::{Clock, ManualClock},
-    config::{self, Options, SourceFile},
     engine::{
-        decision::{Code, Decision, Policy, Status},
-        descriptor::{Descriptor, Entry, Hits, Request},
-        key::HashSeed,
+        decision::{Code, Decision, Status},
+        descriptor::Hits,
         limit::{Limit, Unit, Window},
         time::Timestamp,
     },
     limiter::Limiter,
     storage::{
-        AnyStore, ChargeMode, Ladder, MemoryStore,
-        memory::{self, WhenFull},
+        AnyStore, Ladder,
         redis::{Config, address::TlsFiles, key::Format},
     },
 };
 use tokio::time::Instant;
 
 use super::{
-    ask, limiter, limiter_over,
+    ask, ask_for, connected, limiter, limiter_at, limiter_over, memory_store, redis_store,
     servers::{Certificates, Cluster, Options as ServerOptions, Sentinels, Server},
-    settings, store,
+    settings, watched,
 };
 
 const RULES: &str = "
@@ -193,9 +190,7 @@ async fn a_hot_leased_key_costs_next_to_no_command() {
         last = counted(&server) - before;
     }
     assert!(last * 100 <= 20 * 256, "{last} commands for {}", 20 * 256);
-    let AnyStore::Redis(store) = limiter.store() else {
-        panic!("it is in Redis")
-    };
+    let store = redis_store(&limiter);
     let (stats, taken) = (store.stats(), server.command(&["KEYS", "*leased*"]));
     let count: u64 = server
         .command(&["GET", taken.trim()])
@@ -235,50 +230,20 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     prop::collection::vec(deed, 1..60)
 }
 
-fn memory(clock: &ManualClock) -> Limiter {
-    let config = memory::Config {
-        max_counters: 1_000,
-        when_full: WhenFull::Deny,
-    };
-    let store = AnyStore::Memory(MemoryStore::new(config, HashSeed(1, 2)));
-    over(store, clock)
-}
-
 fn over(store: AnyStore, clock: &ManualClock) -> Limiter {
-    let limiter = Limiter::new(
-        Clock::Manual(clock.clone()),
-        store,
-        Ladder::none(),
-        Policy::default(),
-        ChargeMode::Always,
-    );
-    let source = SourceFile {
-        name: "rules.yaml".into(),
-        bytes: RULES.as_bytes().to_vec(),
-    };
-    limiter.set_rules(config::compile(&[source], &Options::default()).expect("good rules"));
-    limiter
+    limiter_at(RULES, Clock::Manual(clock.clone()), store, Ladder::none())
 }
 
 async fn do_it(limiter: &Limiter, deed: Deed) -> Vec<Status> {
-    let value = [b'0' + deed.counter];
-    let entries = [Entry {
-        key: b"k",
-        value: &value,
-    }];
-    let descriptor = Descriptor {
-        entries: &entries,
-        limit: Some(Limit {
-            requests: deed.limit,
-            window: Window::of(Unit::Minute),
-        }),
-        hits: deed.hits,
+    let value = deed.counter.to_string();
+    let limit = Limit {
+        requests: deed.limit,
+        window: Window::of(Unit::Minute),
     };
-    let request = Request {
-        domain: b"d",
-        descriptors: &[descriptor],
-    };
-    let answer = limiter.decide(&request, None).await.expect("an answer");
+    let asked = [(&[("k", value.as_str())][..], deed.hits)];
+    let answer = ask_for(limiter, &asked, Some(limit), None)
+        .await
+        .expect("an answer");
     let Decision { statuses, .. } = answer.decision;
     statuses.into_vec()
 }
@@ -296,13 +261,11 @@ fn answers_are_those_of_memory(server: impl Fn() -> Config, deeds: &[Deed]) {
                 own_clock: true,
                 ..server()
             };
-            let store = store(&config, Clock::Manual(clock.clone()));
-            store.take_seat();
-            store
-                .first_look(Duration::from_secs(5))
-                .await
-                .expect("the store is there");
-            let (redis, memory) = (over(AnyStore::Redis(store), &clock), memory(&clock));
+            let store = connected(&config, Clock::Manual(clock.clone())).await;
+            let (redis, memory) = (
+                over(AnyStore::Redis(store), &clock),
+                over(AnyStore::Memory(memory_store()), &clock),
+            );
             let mut now = 1_800_000_000;
             for deeds in deeds.chunks(at_once) {
                 now += deeds[0].seconds;
@@ -389,12 +352,7 @@ async fn processes_with_wrong_clocks_agree() {
     let mut limiters = vec![];
     for skew in [-5_000_000_000, 0, 5_000_000_000] {
         let now = Clock::System.now().shifted(skew);
-        let store = store(&config, Clock::Manual(ManualClock::at(now)));
-        store.take_seat();
-        store
-            .first_look(Duration::from_secs(5))
-            .await
-            .expect("the store is there");
+        let store = connected(&config, Clock::Manual(ManualClock::at(now))).await;
         let seen = store.stats().clock_offset_nanos;
         assert!((seen + skew).abs() < 1_000_000_000, "{skew}: {seen}");
         limiters.push(limiter_over(RULES, store, Default::default()));
@@ -414,25 +372,12 @@ async fn processes_with_wrong_clocks_agree() {
 
 // === several processes ===
 
-/// Looks after two stores as the service does.
-async fn watched<T>(one: &Limiter, other: &Limiter, work: impl Future<Output = T>) -> T {
-    let store = |limiter| match Limiter::store(limiter) {
-        AnyStore::Redis(store) => store,
-        AnyStore::Memory(_) => panic!("it is in Redis"),
-    };
-    tokio::select! {
-        result = work => result,
-        () = store(one).watch() => unreachable!("it never ends"),
-        () = store(other).watch() => unreachable!("it never ends"),
-    }
-}
-
 #[tokio::test]
 async fn a_refund_of_another_process_is_heard_of() {
     let server = Server::plain();
     let config = settings(&server.address());
     let (one, other) = (limiter(RULES, &config).await, limiter(RULES, &config).await);
-    watched(&one, &other, async {
+    watched(&[&one, &other], async {
         let listeners =
             || server.command(&["PUBSUB", "NUMSUB", &format!("{}rk-refunds", config.prefix)]);
         while listeners().lines().nth(1) != Some("2") {
@@ -461,12 +406,9 @@ async fn processes_know_how_many_they_are() {
     let server = Server::plain();
     let config = settings(&server.address());
     let (one, other) = (limiter(RULES, &config).await, limiter(RULES, &config).await);
-    let replicas = |limiter: &Limiter| match limiter.store() {
-        AnyStore::Redis(store) => store.replicas(),
-        AnyStore::Memory(_) => panic!("it is in Redis"),
-    };
+    let replicas = |limiter: &Limiter| redis_store(limiter).replicas();
     assert_eq!((replicas(&one), replicas(&other)), (1, 2));
-    watched(&one, &other, async {
+    watched(&[&one, &other], async {
         while replicas(&one) != 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -492,20 +434,8 @@ async fn a_call_that_is_gone_is_not_charged() {
     // These come while the first is in flight: one goes, one has a deadline.
     let gone = ask(&limiter, &[("many", "x")], Hits::Take(100));
     assert!(tokio::time::timeout(soon, gone).await.is_err());
-    let entries = [Entry {
-        key: b"many",
-        value: b"x",
-    }];
-    let descriptor = Descriptor {
-        entries: &entries,
-        limit: None,
-        hits: Hits::Take(1_000),
-    };
-    let request = Request {
-        domain: b"d",
-        descriptors: &[descriptor],
-    };
-    let late = limiter.decide(&request, Some(Instant::now() + soon));
+    let thousand = [(&[("many", "x")][..], Hits::Take(1_000))];
+    let late = ask_for(&limiter, &thousand, None, Some(Instant::now() + soon));
     tokio::pin!(late);
     assert!(tokio::time::timeout(2 * soon, &mut late).await.is_err());
     let patient = ask(&limiter, &[("many", "x")], Hits::Take(10_000));

@@ -6,14 +6,14 @@ use ratekeeper::{
     clock::Clock,
     engine::{descriptor::Hits, rules::OnStoreFailure},
     limiter::Limiter,
-    storage::{AnyStore, redis::Config},
+    storage::redis::Config,
 };
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    ask, limiter_over,
+    ask, connected, limiter_over,
     servers::{Cluster, Sentinels},
-    settings, store,
+    settings, watched,
 };
 use crate::support::PATIENCE;
 
@@ -59,12 +59,7 @@ async fn limiter(address: &str) -> Counted {
         connect_timeout: Duration::from_millis(500),
         ..settings(address)
     };
-    let store = store(&config, Clock::System);
-    store.take_seat();
-    store
-        .first_look(Duration::from_secs(5))
-        .await
-        .expect("the store is there");
+    let store = connected(&config, Clock::System).await;
     Counted {
         limiter: limiter_over(RULES, store, OnStoreFailure::Error),
         admitted: Cell::new(0),
@@ -119,22 +114,11 @@ async fn all_answered(limiter: &Counted) -> Duration {
     since.elapsed()
 }
 
-/// Looks after the store as the service does.
-async fn watched<T>(limiter: &Counted, work: impl Future<Output = T>) -> T {
-    let AnyStore::Redis(store) = limiter.limiter.store() else {
-        panic!("it is in Redis")
-    };
-    tokio::select! {
-        result = work => result,
-        () = store.watch() => unreachable!("it never ends"),
-    }
-}
-
 #[tokio::test]
 async fn sentinels_promote_a_replica() {
     let mut set = Sentinels::start(None, None);
     let limiter = limiter(&set.address("", "")).await;
-    watched(&limiter, async {
+    watched(&[&limiter.limiter], async {
         load(&limiter, after(500)).await;
         let old = set.primary();
         set.servers[old].kill();
@@ -166,7 +150,7 @@ async fn sentinels_promote_a_replica() {
 async fn a_cluster_promotes_a_replica() {
     let mut cluster = Cluster::start();
     let limiter = limiter(&cluster.address()).await;
-    watched(&limiter, async {
+    watched(&[&limiter.limiter], async {
         let well = load(&limiter, after(500)).await;
         assert_eq!(well.failed, 0, "{well:?}");
         let old = cluster.primaries()[0];
@@ -199,7 +183,7 @@ async fn a_cluster_promotes_a_replica() {
 async fn a_slot_moves() {
     let cluster = Cluster::start();
     let limiter = limiter(&cluster.address()).await;
-    watched(&limiter, async {
+    watched(&[&limiter.limiter], async {
         for _ in 0..10 {
             assert!(limiter.hit("x").await, "an answer");
         }

@@ -1,19 +1,20 @@
 //! Whatever happens to Redis, decisions come in time, and all is well again
 //! soon after it is.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use ratekeeper::{
     clock::Clock,
     engine::{decision::Code, descriptor::Hits, rules::OnStoreFailure},
     limiter::Limiter,
-    storage::{AnyStore, redis::Config},
+    storage::redis::Config,
 };
 use tokio::time::{Instant, sleep};
 
 use super::{
     ask, limiter_over,
     proxy::{Network, Proxy},
+    redis_store,
     servers::{Cluster, Sentinels, Server, wait_until},
     settings, store,
 };
@@ -216,9 +217,7 @@ async fn what_was_admitted_locally_is_counted_later() {
     assert_eq!(passed, 4, "alone, it has the whole limit");
     assert_eq!(limiter.ladder().stats().local, 10);
     server.restart();
-    let AnyStore::Redis(store) = limiter.store() else {
-        panic!("it is in Redis")
-    };
+    let store = redis_store(&limiter);
     while store.trouble().is_some() {
         sleep(Duration::from_millis(10)).await;
     }
@@ -303,17 +302,14 @@ fn starts_without_a_store_and_ends_while_it_is_stopped() {
         "1",
     ];
     let app = process::Server::start(RULES, &flags);
-    let health = |app: &process::Server| get(app, "/healthcheck");
-    assert!(health(&app).starts_with("503"), "{}", health(&app));
+    let health = |app: &process::Server| app.http("GET", "/healthcheck", "").0;
+    assert!(health(&app) == 503);
     let body = r#"{"domain":"d","descriptors":[{"entries":[{"key":"few","value":"x"}]}]}"#;
-    let answer = post(&app, body);
-    assert!(
-        answer.starts_with("503") && answer.contains("redis://"),
-        "{answer}"
-    );
+    let (status, answer) = app.http("POST", "/json", body);
+    assert!(status == 503 && answer.contains("redis://"), "{answer}");
     server.restart();
-    wait_until("health", || health(&app).starts_with("200"));
-    wait_until("decision", || post(&app, body).starts_with("200"));
+    wait_until("health", || health(&app) == 200);
+    wait_until("decision", || app.http("POST", "/json", body).0 == 200);
     server.stop();
     let ended = app.end(Duration::from_secs(1));
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
@@ -335,7 +331,7 @@ fn takes_the_references_settings() {
     ];
     let app = process::Server::start(RULES, &flags);
     let body = r#"{"domain":"d","descriptors":[{"entries":[{"key":"few","value":"x"}]}]}"#;
-    wait_until("decision", || post(&app, body).starts_with("200"));
+    wait_until("decision", || app.http("POST", "/json", body).0 == 200);
     let keys = server.command(&["KEYS", "d_few_x_*"]);
     assert_eq!(keys.lines().count(), 1, "in the reference's format: {keys}");
     let cluster = Cluster::start();
@@ -350,7 +346,7 @@ fn takes_the_references_settings() {
         "0s",
     ];
     let app = process::Server::start(RULES, &flags);
-    wait_until("decision", || post(&app, body).starts_with("200"));
+    wait_until("decision", || app.http("POST", "/json", body).0 == 200);
     let set = Sentinels::start(Some("geheim"), Some("wache"));
     let url = set
         .address("", "")
@@ -370,25 +366,5 @@ fn takes_the_references_settings() {
         "0s",
     ];
     let app = process::Server::start(RULES, &flags);
-    wait_until("decision", || post(&app, body).starts_with("200"));
-}
-
-fn get(app: &process::Server, path: &str) -> String {
-    curl(&[&format!("http://{}{path}", app.http)])
-}
-
-fn post(app: &process::Server, body: &str) -> String {
-    curl(&["-d", body, &format!("http://{}/json", app.http)])
-}
-
-/// Status and body.
-fn curl(arguments: &[&str]) -> String {
-    let output = Command::new("curl")
-        .args(["-s", "-m", "5", "-w", "\n%{http_code}"])
-        .args(arguments)
-        .output()
-        .expect("curl");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let (body, status) = text.rsplit_once('\n').unwrap_or(("", ""));
-    format!("{status} {body}")
+    wait_until("decision", || app.http("POST", "/json", body).0 == 200);
 }

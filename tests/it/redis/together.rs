@@ -5,19 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use ratekeeper::{
     clock::Clock,
-    engine::{
-        decision::Code,
-        descriptor::{Descriptor, Entry, Hits, Request},
-        rules::OnStoreFailure,
-    },
+    engine::{decision::Code, descriptor::Hits, rules::OnStoreFailure},
     limiter::Limiter,
     storage::redis::Config,
 };
 
 use super::{
-    limiter, limiter_over,
+    ask_for, connected, limiter, limiter_over,
     servers::{Cluster, Server},
-    settings, store,
+    settings,
 };
 
 const RULES: &str = "
@@ -35,41 +31,25 @@ const LIMITS: [(&str, u64); 3] = [("a", 40), ("b", 60), ("c", 25)];
 
 /// Takes `hits` of each of these; whether they passed.
 async fn take(limiter: &Limiter, wanted: &[(&str, &str, u64)]) -> bool {
-    let entries: Vec<[Entry<'_>; 1]> = wanted
+    let entries: Vec<[(&str, &str); 1]> = wanted
         .iter()
-        .map(|(key, value, _)| {
-            [Entry {
-                key: key.as_bytes(),
-                value: value.as_bytes(),
-            }]
-        })
+        .map(|(key, value, _)| [(*key, *value)])
         .collect();
-    let descriptors: Vec<Descriptor<'_>> = wanted
+    let asked: Vec<(&[(&str, &str)], Hits)> = wanted
         .iter()
         .zip(&entries)
-        .map(|((_, _, hits), entries)| Descriptor {
-            entries,
-            limit: None,
-            hits: Hits::Take(*hits),
-        })
+        .map(|((_, _, hits), entries)| (&entries[..], Hits::Take(*hits)))
         .collect();
-    let request = Request {
-        domain: b"d",
-        descriptors: &descriptors,
-    };
-    let answer = limiter.decide(&request, None).await.expect("an answer");
+    let answer = ask_for(limiter, &asked, None, None)
+        .await
+        .expect("an answer");
     answer.decision.code == Code::Ok
 }
 
 /// Random requests for one to three of nine counters, many at a time, by two
 /// processes. Afterwards every counter holds exactly what was admitted.
 async fn leaves_no_trace(config: &Config, count: impl Fn(&str) -> u64) {
-    let other = store(config, Clock::System);
-    other.take_seat();
-    other
-        .first_look(Duration::from_secs(5))
-        .await
-        .expect("the store is there");
+    let other = connected(config, Clock::System).await;
     let limiters = [
         Arc::new(limiter(RULES, config).await),
         Arc::new(limiter_over(RULES, other, OnStoreFailure::Error)),

@@ -2,39 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use ratekeeper::{
-    clock::{Clock, ManualClock},
-    engine::time::Timestamp,
-    limiter::Limiter,
-    storage::{
-        AnyStore,
-        redis::{Config, address::TlsFiles},
-    },
-};
-use tokio::runtime::{self, Runtime};
-
-use super::{
-    super::{
-        Lines,
-        format::{Asked, Case},
-    },
-    Boundary, Shown, Shows, decision_lines,
-    store::limiter,
-};
-use crate::{
-    redis::{
-        self,
-        servers::{Certificates, Cluster, Options, Sentinels, Server},
-    },
-    support::PATIENCE,
+use ratekeeper::storage::{
+    AnyStore,
+    redis::{Config, address::TlsFiles},
 };
 
-pub(super) struct Redis {
-    runtime: Runtime,
-    clock: ManualClock,
-    limiter: Limiter,
-    shown: Shown,
-}
+use super::{super::format::Case, store::Store};
+use crate::redis::{
+    self,
+    servers::{Certificates, Cluster, Options, Sentinels, Server},
+};
 
 /// How Redis is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,49 +89,15 @@ impl Servers {
     }
 }
 
-impl Redis {
-    pub(super) fn new(deployment: Deployment, case: &Case) -> Result<Self, String> {
-        let clock = ManualClock::default();
+/// The limiter over the store at these servers.
+pub(super) fn store(deployment: Deployment, case: &Case) -> Result<Store, String> {
+    Store::over(case, async |clock| {
         let servers = deployment.servers();
         let config = Config {
             own_clock: true,
             tls: servers.tls.clone(),
             ..redis::settings(&servers.address)
         };
-        let store = redis::store(&config, Clock::Manual(clock.clone()));
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| error.to_string())?;
-        runtime.block_on(async {
-            store.take_seat();
-            let looked = store.first_look(PATIENCE).await;
-            looked.map_err(|error| error.to_string())
-        })?;
-        Ok(Self {
-            limiter: limiter(case, &clock, AnyStore::Redis(store))?,
-            runtime,
-            clock,
-            shown: Shown::new(&case.settings)?,
-        })
-    }
-}
-
-impl Boundary for Redis {
-    fn shows(&self) -> Shows {
-        Shows {
-            statistics: true,
-            dynamic_metadata: false,
-        }
-    }
-
-    fn ask(&mut self, now: Timestamp, asked: &Asked) -> Lines {
-        self.clock.set(now);
-        let answer =
-            asked.with_request(|request| self.runtime.block_on(self.limiter.decide(request, None)));
-        match answer {
-            Ok(answer) => decision_lines(answer.rules(), &answer.decision, &self.shown),
-            Err(error) => Lines::from([("error".to_owned(), error.to_string())]),
-        }
-    }
+        Ok(AnyStore::Redis(redis::connected(&config, clock).await))
+    })
 }

@@ -27,13 +27,26 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Over the memory store.
     pub(super) fn new(case: &Case) -> Result<Self, String> {
+        Self::over(case, async |_| Ok(memory()))
+    }
+
+    /// Over the store that `connect` makes, within the event loop that it is
+    /// used in.
+    pub(super) fn over(
+        case: &Case,
+        connect: impl AsyncFnOnce(Clock) -> Result<AnyStore, String>,
+    ) -> Result<Self, String> {
         let clock = ManualClock::default();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        let store = runtime.block_on(connect(Clock::Manual(clock.clone())))?;
         Ok(Self {
-            runtime: runtime::Builder::new_current_thread()
-                .build()
-                .map_err(|error| error.to_string())?,
-            limiter: limiter(case, &clock, memory())?,
+            limiter: limiter(case, &clock, store)?,
+            runtime,
             clock,
             shown: Shown::new(&case.settings)?,
         })
