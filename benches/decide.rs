@@ -7,7 +7,7 @@
 //! requests themselves lie in memory in the order of their use, as a request
 //! that has just been decoded does.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
@@ -16,9 +16,8 @@ use ratekeeper::engine::{
     decision::{Code, Decision, Policy},
     descriptor::{Descriptor, Entry, Hits, Request},
     limit::{Limit, Quota, Unit, Window},
-    metadata,
     plan::{PerDescriptor, Plan},
-    rules::{DomainDef, DomainPolicy, LimitDef, RuleDef, RuleSet, Source},
+    rules::{DomainDef, LimitDef, RuleDef, RuleSet},
     time::Timestamp,
 };
 
@@ -141,18 +140,7 @@ fn rule(key: &str, value: &str, limit: Option<LimitDef>) -> RuleDef {
         key: key.to_owned(),
         value: value.to_owned(),
         limit,
-        shadow_mode: false,
-        quota_mode: false,
-        detailed_metric: false,
-        value_to_metric: false,
-        share_threshold: false,
-        metadata: metadata::Map::new(),
-        children: vec![],
-        source: Source {
-            file: Arc::from("bench.yaml"),
-            line: 1,
-            column: 1,
-        },
+        ..RuleDef::default()
     }
 }
 
@@ -240,8 +228,8 @@ fn all(criterion: &mut Criterion) {
         for count in SIZES {
             let domain = DomainDef {
                 name: DOMAIN.to_owned(),
-                policy: DomainPolicy::default(),
                 rules: shape.rules(count),
+                ..DomainDef::default()
             };
             let rules = RuleSet::compile(vec![domain]).expect("few enough");
             let mut requests = Requests::new(shape, count);

@@ -70,41 +70,27 @@ pub fn step(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, sync::Arc};
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::{
-        metadata,
-        rules::{DomainDef, DomainPolicy, RuleDef, Source, composite_key},
-    };
+    use crate::engine::rules::{DomainDef, RuleDef, composite_key};
 
     fn rule(key: &str, value: &str, children: Vec<RuleDef>) -> RuleDef {
         RuleDef {
             key: key.to_owned(),
             value: value.to_owned(),
-            limit: None,
-            shadow_mode: false,
-            quota_mode: false,
-            detailed_metric: false,
-            value_to_metric: false,
-            share_threshold: false,
-            metadata: metadata::Map::new(),
             children,
-            source: Source {
-                file: Arc::from("rules.yaml"),
-                line: 1,
-                column: 1,
-            },
+            ..RuleDef::default()
         }
     }
 
     fn compile(rules: Vec<RuleDef>) -> (RuleSet, Domain) {
         let domain = DomainDef {
             name: "d".to_owned(),
-            policy: DomainPolicy::default(),
             rules,
+            ..DomainDef::default()
         };
         let rules = RuleSet::compile(vec![domain]).unwrap();
         let domain = rules.domain(b"d").unwrap();

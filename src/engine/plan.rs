@@ -292,8 +292,7 @@ mod tests {
         decision::{Code, Decision, Policy},
         descriptor::Entry,
         limit::{Unit, Window},
-        metadata,
-        rules::{DomainDef, LimitDef, RuleDef, Source},
+        rules::{DomainDef, LimitDef, RuleDef},
         time::Timestamp,
     };
 
@@ -344,20 +343,10 @@ mod tests {
     fn rule(key: &str, limit: Option<LimitDef>, shadow_mode: bool, quota_mode: bool) -> RuleDef {
         RuleDef {
             key: key.to_owned(),
-            value: String::new(),
             limit,
             shadow_mode,
             quota_mode,
-            detailed_metric: false,
-            value_to_metric: false,
-            share_threshold: false,
-            metadata: metadata::Map::new(),
-            children: vec![],
-            source: Source {
-                file: "f".into(),
-                line: 1,
-                column: 1,
-            },
+            ..RuleDef::default()
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
 // === definition ===
 
 /// Where a rule was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// The file, as the reader names it.
     pub file: Arc<str>,
@@ -31,7 +31,7 @@ pub struct Source {
 }
 
 /// One domain's rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DomainDef {
     /// Its name; not empty.
     pub name: String,
@@ -78,7 +78,7 @@ pub enum OnStoreFailure {
 ///
 /// The reader has validated it: `key` is not empty, no two of a list have
 /// the same composite key, `share_threshold` stands only beside a `*`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RuleDef {
     /// The entry's key; may hold `*`.
     pub key: String,

@@ -256,29 +256,18 @@ fn the_text_form_of_an_override() {
 fn answer(quota: rules::LimitDef, request: &RateLimitRequest) -> RateLimitResponse {
     let rule = rules::RuleDef {
         key: "k".to_owned(),
-        value: String::new(),
         limit: Some(quota),
-        shadow_mode: false,
-        quota_mode: false,
-        detailed_metric: false,
-        value_to_metric: false,
-        share_threshold: false,
         metadata: [(
             "note".to_owned(),
             crate::engine::metadata::Value::Bool(true),
         )]
         .into(),
-        children: vec![],
-        source: rules::Source {
-            file: "test".into(),
-            line: 1,
-            column: 1,
-        },
+        ..rules::RuleDef::default()
     };
     let domain = rules::DomainDef {
         name: "d".to_owned(),
-        policy: rules::DomainPolicy::default(),
         rules: vec![rule],
+        ..rules::DomainDef::default()
     };
     let clock = Clock::Manual(ManualClock::at(Timestamp::from_secs(10)));
     let config = memory::Config {

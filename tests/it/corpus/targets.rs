@@ -22,9 +22,9 @@ use ratekeeper::{
         headers::HeaderNames,
         key::HashSeed,
         limit::Unit,
-        matching, metadata,
+        matching,
         plan::Plan,
-        rules::{Domain, DomainDef, DomainPolicy, RuleDef, RuleId, RuleSet, Source, composite_key},
+        rules::{Domain, DomainDef, RuleDef, RuleId, RuleSet, composite_key},
         time::Timestamp,
         wildcard::{Pattern, WildcardIndex},
     },
@@ -464,8 +464,8 @@ fn in_rules(asked: &[u8], patterns: &[&[u8]]) {
         .collect();
     let domain = DomainDef {
         name: "d".to_owned(),
-        policy: DomainPolicy::default(),
         rules: definitions,
+        ..DomainDef::default()
     };
     let rules = RuleSet::compile(vec![domain]).expect("a few rules");
     let root = rules.domain(b"d").expect("the domain").root();
@@ -490,19 +490,7 @@ fn definition(key: &str, value: &str) -> RuleDef {
     RuleDef {
         key: key.to_owned(),
         value: value.to_owned(),
-        limit: None,
-        shadow_mode: false,
-        quota_mode: false,
-        detailed_metric: false,
-        value_to_metric: false,
-        share_threshold: false,
-        metadata: metadata::Map::new(),
-        children: vec![],
-        source: Source {
-            file: "rules.yaml".into(),
-            line: 1,
-            column: 1,
-        },
+        ..RuleDef::default()
     }
 }
 
