@@ -220,7 +220,7 @@ async fn sweep(store: &MemoryStore, limiter: &Limiter) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        store.sweep_next(limiter.clock().now());
+        store.sweep_next(limiter.now());
     }
 }
 

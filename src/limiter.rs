@@ -13,6 +13,7 @@ use crate::{
         descriptor::Request,
         plan::Plan,
         rules::{ChargePolicy, RuleSet},
+        time::Timestamp,
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
 };
@@ -110,10 +111,10 @@ impl Limiter {
         &self.ladder
     }
 
-    /// The clock that decisions go by.
+    /// The time that windows go by.
     #[must_use]
-    pub fn clock(&self) -> &Clock {
-        &self.clock
+    pub fn now(&self) -> Timestamp {
+        self.store.now(self.clock.now())
     }
 
     /// Decides and counts. From `until` on the caller does not wait any more.
@@ -136,7 +137,7 @@ impl Limiter {
         let Some(rules) = guard.as_deref() else {
             return Err(LimitError::NoRules);
         };
-        let now = self.store.now(self.clock.now());
+        let now = self.now();
         let plan = SCRATCH
             .with_borrow_mut(|scratch| Plan::new(rules, request, self.policy.quota_mode, scratch));
         let mode = match plan.policy.charge {
