@@ -17,7 +17,7 @@ use ratekeeper::engine::{
     descriptor::{Descriptor, Entry, Hits, Request},
     limit::{Limit, Quota, Unit, Window},
     plan::{PerDescriptor, Plan},
-    rules::{DomainDef, LimitDef, RuleDef, RuleSet},
+    rules::{DomainDef, Extra, LimitDef, RuleDef, RuleSet},
     time::Timestamp,
 };
 
@@ -128,6 +128,7 @@ fn limited(key: &str, value: &str) -> RuleDef {
     };
     let limit = LimitDef {
         leased: false,
+        extra: Extra::default(),
         quota: Quota::Limited(limit),
         name: String::new(),
         replaces: vec![],
@@ -215,7 +216,7 @@ fn decide(rules: &RuleSet, entries: &[Entry<'_>], now: Timestamp, scratch: &mut 
     let seen: PerDescriptor<Observation> = plan
         .charges
         .iter()
-        .map(|charge| fixed_window(charge.limit.window, None, charge.hits, now).observation)
+        .map(|charge| fixed_window(charge.limit, None, charge.hits, now).observation)
         .collect();
     assert_eq!(seen.len(), 1, "a rule applies");
     Decision::new(rules, &plan, &seen, &Policy::default(), now).code

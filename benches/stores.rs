@@ -96,7 +96,11 @@ fn charge(store: &MemoryStore, number: u32) {
             entries: &entries,
             shared: None,
             window,
+            kind: 0,
+            last: None,
         },
+        method: None,
+        value: b"",
         limit: Limit {
             requests: u32::MAX,
             window,

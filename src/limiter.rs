@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use crate::{
     clock::Clock,
     engine::{
-        decision::{Decision, Policy},
-        descriptor::Request,
-        plan::Plan,
+        algorithm::Observation,
+        decision::{Code, Decision, Policy},
+        descriptor::{Hits, Request},
+        plan::{Charge, PerDescriptor, Plan},
         rules::{ChargePolicy, RuleSet},
         time::Timestamp,
     },
@@ -144,30 +145,114 @@ impl Limiter {
             Some(ChargePolicy::AllOrNothing) => ChargeMode::AllOrNothing,
             Some(ChargePolicy::Always) | None => self.mode,
         };
-        let charged = self.store.charge(&plan.charges, mode, now, until);
-        let seen = match charged.await {
-            Ok(seen) => seen,
+        let decision = match plan.remembering() {
+            None => {
+                let seen = self.charge(&plan, &plan.charges, mode, now, until).await?;
+                Decision::new(rules, &plan, &seen, &self.policy, now)
+            }
+            Some(place) => {
+                let seen = self
+                    .charge_remembering(&plan, place, mode, now, until)
+                    .await?;
+                let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
+                if decision.code == Code::OverLimit {
+                    self.forget(&plan, place, &seen, now).await;
+                }
+                decision
+            }
+        };
+        drop(plan);
+        Ok(Answer {
+            decision,
+            rules: guard,
+        })
+    }
+}
+
+impl Limiter {
+    async fn charge(
+        &self,
+        plan: &Plan<'_>,
+        charges: &[Charge<'_>],
+        mode: ChargeMode,
+        now: Timestamp,
+        until: Option<Instant>,
+    ) -> Result<PerDescriptor<Observation>, LimitError> {
+        let charged = self.store.charge(charges, mode, now, until);
+        match charged.await {
+            Ok(seen) => Ok(seen),
             Err(_) if until.is_some_and(|until| Instant::now() >= until) => {
-                return Err(LimitError::TooLate);
+                Err(LimitError::TooLate)
             }
             Err(unanswered) => self
                 .ladder
                 .decide(
                     plan.policy.on_store_failure,
                     &self.store,
-                    &plan.charges,
+                    charges,
                     *unanswered,
                     mode,
                     now,
                 )
-                .map_err(LimitError::Store)?,
+                .map_err(LimitError::Store),
+        }
+    }
+
+    /// Charges a request that brings a value which is to be remembered: that
+    /// first. If it is known the request is a repeated one, of which nothing
+    /// else is counted and which no other limit refuses.
+    async fn charge_remembering(
+        &self,
+        plan: &Plan<'_>,
+        place: usize,
+        mode: ChargeMode,
+        now: Timestamp,
+        until: Option<Instant>,
+    ) -> Result<PerDescriptor<Observation>, LimitError> {
+        let (before, rest) = plan.charges.split_at(place);
+        let (value, after) = rest.split_at(1);
+        let seen = self
+            .charge(plan, value, ChargeMode::Always, now, until)
+            .await?;
+        let repeated = seen.iter().all(|seen| seen.before == seen.after);
+        let refused = seen.iter().any(Observation::is_over);
+        let others = before.iter().chain(after).map(|charge| {
+            let mut charge = *charge;
+            if repeated || (refused && mode == ChargeMode::AllOrNothing) {
+                charge.hits = Hits::Take(0);
+            }
+            charge
+        });
+        let others: PerDescriptor<Charge<'_>> = others.collect();
+        let mut all = self.charge(plan, &others, mode, now, until).await?;
+        for other in all.iter_mut().filter(|_| repeated) {
+            other.after = other.after.min(other.most);
+            other.passes = now;
+        }
+        for seen in seen {
+            all.insert(place, seen);
+        }
+        Ok(all)
+    }
+
+    /// What was refused is not remembered: its next try is a new request.
+    async fn forget(&self, plan: &Plan<'_>, place: usize, seen: &[Observation], now: Timestamp) {
+        let is_new = seen
+            .get(place)
+            .is_some_and(|seen| !seen.is_over() && seen.before != seen.after);
+        let Some(charge) = plan.charges.get(place).filter(|_| is_new) else {
+            return;
         };
-        let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
-        drop(plan);
-        Ok(Answer {
-            decision,
-            rules: guard,
-        })
+        let mut charge = *charge;
+        charge.hits = Hits::GiveBack(1);
+        // If that fails the value stays known for as long as it is remembered.
+        if let Err(unanswered) = self
+            .store
+            .charge(&[charge], ChargeMode::Always, now, None)
+            .await
+        {
+            tracing::debug!(error = %unanswered.error, "a refused request stays remembered");
+        }
     }
 }
 

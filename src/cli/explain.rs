@@ -11,8 +11,8 @@ use crate::{
         descriptor::{Descriptor, Entry, Hits, Request},
         limit::Quota,
         matching::{self, Kind},
-        plan::{Grant, Plan},
-        rules::{RuleId, RuleSet},
+        plan::{Charge, Grant, Plan},
+        rules::{Counting, LimitRule, RuleId, RuleSet},
     },
     settings::RulesSource,
 };
@@ -119,6 +119,19 @@ impl<'a> Explanation<'a> {
         self.for_all();
         for (entries, planned) in entries.iter().zip(&plan.planned) {
             let found = self.walk(entries);
+            let limits: Vec<&LimitRule> = planned.limits(self.rules).map(|(_, l)| l).collect();
+            for limit in &limits {
+                self.applies |= !limit.is_event();
+                let told = tell_limit(limit);
+                let modes = self.modes(planned.rule);
+                self.line(1, &format!("limit: {told}{modes}"));
+                if let Some(charge) = charges.next() {
+                    self.counter(charge);
+                }
+            }
+            if !limits.is_empty() {
+                continue;
+            }
             match planned.grant {
                 Grant::Limited(limit) => {
                     self.applies = true;
@@ -127,12 +140,7 @@ impl<'a> Explanation<'a> {
                         &format!("limit: {limit}{}", self.limit_name(planned.rule)),
                     );
                     if let Some(charge) = charges.next() {
-                        let mut key = format!("counter: {}", self.domain);
-                        charge.key.for_each_entry(|name, value| {
-                            let _ = write!(key, " | {}={}", lossy(name), lossy(value));
-                        });
-                        let _ = write!(key, " | per {}", charge.key.window);
-                        self.line(1, &key);
+                        self.counter(charge);
                     }
                 }
                 Grant::Unlimited => self.line(1, "unlimited: passes, uncounted"),
@@ -140,6 +148,15 @@ impl<'a> Explanation<'a> {
             }
         }
         self
+    }
+
+    fn counter(&mut self, charge: &Charge<'_>) {
+        let mut key = format!("counter: {}", self.domain);
+        charge.key.for_each_entry(|name, value| {
+            let _ = write!(key, " | {}={}", lossy(name), lossy(value));
+        });
+        let _ = write!(key, " | per {}", charge.limit.window);
+        self.line(1, &key);
     }
 
     /// What the domain says for all of its requests, if anything.
@@ -267,14 +284,22 @@ impl<'a> Explanation<'a> {
         if !detail.name.is_empty() {
             let _ = write!(text, ", name {}", detail.name);
         }
-        let rule = self.rules.rule(id);
+        text.push_str(&self.modes(rule));
+        text
+    }
+
+    fn modes(&self, rule: Option<RuleId>) -> String {
+        let mut text = String::new();
+        let Some(rule) = rule.map(|id| self.rules.rule(id)) else {
+            return text;
+        };
         if rule.shadow_mode {
             text.push_str(", shadow: refuses nobody");
         }
         if rule.quota_mode {
             text.push_str(", quota");
         }
-        if rule.leased {
+        if rule.counting == Counting::Leased {
             text.push_str(", leased");
         }
         if rule.quota == Some(Quota::Unlimited) {
@@ -295,6 +320,31 @@ impl<'a> Explanation<'a> {
     fn line(&mut self, depth: usize, text: &str) {
         let _ = writeln!(self.text, "{}{text}", "  ".repeat(depth));
     }
+}
+
+/// A limit of several, or one that is more than a plain fixed window.
+fn tell_limit(limit: &LimitRule) -> String {
+    if limit.is_event() {
+        return "none: it opens a rule beside it".to_owned();
+    }
+    let extra = &limit.extra;
+    let mut text = match &extra.opened_by {
+        Some((key, value)) => format!("open for {} after {key}={value}", limit.limit.window),
+        None => limit.limit.to_string(),
+    };
+    if let (Some(method), None) = (extra.method, &extra.opened_by) {
+        let _ = write!(text, ", {method}");
+    }
+    if !limit.name.is_empty() {
+        let _ = write!(text, ", name {}", limit.name);
+    }
+    if extra.flag_only {
+        text.push_str(", only flags");
+    }
+    if extra.notify_below > 0 {
+        let _ = write!(text, ", gives notice below {} %", extra.notify_below);
+    }
+    text
 }
 
 fn to_entries(pairs: &[(String, String)]) -> Vec<Entry<'_>> {

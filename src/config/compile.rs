@@ -5,17 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use crate::engine::{
-    limit::{Limit, Quota, Unit, Window},
-    rules::{
-        ChargePolicy, DomainDef, DomainPolicy, LimitDef, OnStoreFailure, RuleDef, RuleSet, Source,
-        composite_key,
-    },
+use crate::engine::rules::{
+    ChargePolicy, DomainDef, DomainPolicy, OnStoreFailure, RuleDef, RuleSet, Source, composite_key,
 };
 
 use super::{
+    limits,
     problem::{LOADING, Problems, Report, Stage, clip},
-    schema::{self, Accuracy, Choice, Descriptor, Domain, Field, RateLimit},
+    schema::{self, Choice, Descriptor, Domain},
     yaml::{self, Mark},
 };
 
@@ -194,7 +191,7 @@ impl Loader<'_> {
 }
 
 /// Makes rules of descriptors.
-struct Validator<'r, 'p> {
+pub(super) struct Validator<'r, 'p> {
     report: &'r mut Report<'p>,
     path: String,
 }
@@ -206,7 +203,9 @@ impl Validator<'_, '_> {
     fn rules(&mut self, descriptors: Vec<Descriptor>, siblings: &mut Siblings) -> Vec<RuleDef> {
         let above = self.path.len();
         let mut rules = Vec::with_capacity(descriptors.len());
+        let mut gates = vec![];
         for descriptor in descriptors {
+            gates.extend(limits::gates(&descriptor));
             let broken = descriptor.key.is_broken() || descriptor.value.is_broken();
             let composite = composite_key(descriptor.key.as_str(), descriptor.value.as_str());
             self.path.push('.');
@@ -218,13 +217,23 @@ impl Validator<'_, '_> {
             rules.push(self.rule(descriptor));
             self.path.truncate(above);
         }
+        for (at, composite) in gates {
+            if !siblings.contains_key(&composite) {
+                let message = format!("opened_by names no rule beside it: '{}'", clip(&composite));
+                let hint =
+                    "opened_by is the value of a descriptor of the same list with the same key";
+                self.problem(at, message, Some(hint.to_owned()));
+            }
+        }
         rules
     }
 
-    fn rule(&mut self, descriptor: Descriptor) -> RuleDef {
+    fn rule(&mut self, mut descriptor: Descriptor) -> RuleDef {
+        let (limit, more) = self.limits(&mut descriptor);
         RuleDef {
             source: source(self.report, descriptor.at),
-            limit: descriptor.rate_limit.map(|limit| self.limit(limit)),
+            limit,
+            more,
             children: self.rules(descriptor.descriptors, &mut Siblings::new()),
             key: descriptor.key.into_string(),
             value: descriptor.value.into_string(),
@@ -263,129 +272,6 @@ impl Validator<'_, '_> {
         }
     }
 
-    fn limit(&mut self, limit: RateLimit) -> LimitDef {
-        let quota = self.quota(&limit);
-        self.check_name(&limit.name, limit.at);
-        for (at, replaced) in &limit.replaces {
-            let at = replaced.at_or(*at);
-            if replaced.is_empty() {
-                self.problem(at, "should not have an empty replaces entry", None);
-            } else if !replaced.is_broken() && replaced.as_str() == limit.name.as_str() {
-                let message = "replaces should not contain name of same descriptor";
-                self.problem(at, message, None);
-            }
-            self.check_name(replaced, at);
-        }
-        if let (Quota::Unlimited, Choice::Given(_, at)) = (quota, limit.accuracy) {
-            let message = "should not specify accuracy when unlimited";
-            self.problem(at, message, None);
-        }
-        LimitDef {
-            quota,
-            leased: limit.accuracy.get() == Some(Accuracy::Leased),
-            name: limit.name.into_string(),
-            replaces: limit
-                .replaces
-                .into_iter()
-                .map(|(_, name)| name.into_string())
-                .collect(),
-        }
-    }
-
-    fn quota(&mut self, limit: &RateLimit) -> Quota {
-        if limit.unlimited {
-            self.check_unlimited(limit);
-            return Quota::Unlimited;
-        }
-        let window = if limit.window.is_empty() {
-            self.window_of_unit(limit)
-        } else {
-            self.window(limit)
-        };
-        Quota::Limited(Limit {
-            requests: limit.requests_per_unit,
-            window,
-        })
-    }
-
-    fn check_unlimited(&mut self, limit: &RateLimit) {
-        if Unit::from_name(limit.unit.as_str()).is_some() {
-            let at = limit.unit.at_or(limit.at);
-            let message = "should not specify rate limit unit when unlimited";
-            self.problem(at, message, None);
-        }
-        let others = [
-            ("unit_multiplier", limit.unit_multiplier.at()),
-            ("window", limit.window.at()),
-        ];
-        for (what, at) in others {
-            if let Some(at) = at {
-                self.problem(
-                    at,
-                    format!("should not specify {what} when unlimited"),
-                    None,
-                );
-            }
-        }
-    }
-
-    fn window_of_unit(&mut self, limit: &RateLimit) -> Window {
-        let unit = Unit::from_name(limit.unit.as_str());
-        if unit.is_none() && !limit.unit.is_broken() && !limit.window.is_broken() {
-            let name = clip(limit.unit.as_str());
-            let names = Unit::ALL.map(Unit::name).join(", ");
-            let hint = format!("the units are {names}");
-            let message = format!("invalid rate limit unit '{name}'");
-            self.problem(limit.unit.at_or(limit.at), message, Some(hint));
-        }
-        let unit = unit.unwrap_or(Unit::Second);
-        let Field::Given(multiplier, at) = limit.unit_multiplier else {
-            return Window::of(unit);
-        };
-        let window = Window::times(unit, multiplier);
-        if window.seconds() > Window::LONGEST_SECONDS {
-            let message = format!("a window of {window} is longer than 366 days");
-            self.problem(at, message, None);
-        }
-        window
-    }
-
-    /// A window that is told as a duration, instead of a unit.
-    fn window(&mut self, limit: &RateLimit) -> Window {
-        let at = limit.window.at_or(limit.at);
-        let others = [
-            ("unit", limit.unit.at()),
-            ("unit_multiplier", limit.unit_multiplier.at()),
-        ];
-        for (what, at) in others {
-            if let Some(at) = at {
-                self.problem(at, format!("should not specify {what} beside window"), None);
-            }
-        }
-        let text = limit.window.as_str();
-        let window = seconds(text).and_then(Window::of_seconds);
-        window.unwrap_or_else(|| {
-            let message = format!("invalid window '{}'", clip(text));
-            let hint = "a window is whole seconds up to 366 days, such as 5s, 5m, 1h30m, 14d";
-            self.problem(at, message, Some(hint.to_owned()));
-            Window::of(Unit::Second)
-        })
-    }
-
-    /// Proxies put a limit's name between quotes into a header, as it is.
-    fn check_name(&mut self, name: &Field<String>, around: Mark) {
-        let breaks = |char: char| matches!(char, '"' | '\\') || char.is_control();
-        if name.as_str().contains(breaks) {
-            let message = format!(
-                "a limit's name cannot contain quotes, backslashes or control characters, \
-                 but found {:?}",
-                clip(name.as_str())
-            );
-            let hint = "Envoy puts the name into response headers as it is".to_owned();
-            self.problem(name.at_or(around), message, Some(hint));
-        }
-    }
-
     /// Files of a domain may all say something for all of it, if they say
     /// the same.
     fn agree<T: Copy + PartialEq>(
@@ -414,30 +300,9 @@ impl Validator<'_, '_> {
         self.problem(at, message, Some(hint));
     }
 
-    fn problem(&mut self, at: Mark, message: impl Into<String>, hint: Option<String>) {
+    pub(super) fn problem(&mut self, at: Mark, message: impl Into<String>, hint: Option<String>) {
         self.report.add(Stage::Rules, at, &self.path, message, hint);
     }
-}
-
-/// `5s`, `5m`, `1h30m`, `14d`: numbers with a unit each, as seconds.
-fn seconds(text: &str) -> Option<u64> {
-    let mut total = 0_u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|char: char| !char.is_ascii_digit())?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = match tail.chars().next()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3_600,
-            'd' => 86_400,
-            _ => return None,
-        };
-        let number: u64 = number.parse().ok()?;
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = &tail[1..];
-    }
-    Some(total)
 }
 
 fn first_at(source: &Source) -> String {

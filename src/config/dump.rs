@@ -3,9 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use crate::engine::{
-    limit::Quota,
+    algorithm::Algorithm,
+    calendar::WEEKDAYS,
+    limit::{Quota, Unit},
     metadata,
-    rules::{Domain, RuleId, RuleSet},
+    rules::{Counting, Domain, LimitRule, RuleId, RuleSet},
 };
 
 use super::schema;
@@ -47,8 +49,10 @@ pub fn settings(domain: Domain) -> Vec<(&'static str, &'static str)> {
 pub fn leased_limits(rules: &RuleSet, domain: Domain) -> usize {
     let (mut count, mut below) = (0, vec![domain.root()]);
     while let Some(id) = below.pop() {
-        count += usize::from(rules.rule(id).leased);
-        below.extend(&rules.detail(id).children);
+        let detail = rules.detail(id);
+        count += usize::from(rules.rule(id).counting == Counting::Leased);
+        count += detail.limits.iter().filter(|limit| limit.leased).count();
+        below.extend(&detail.children);
     }
     count
 }
@@ -93,12 +97,23 @@ fn rule(rules: &RuleSet, id: RuleId) -> Map<String, Value> {
     if !detail.value.is_empty() {
         value.insert("value".into(), json!(*detail.value));
     }
-    if let Some(quota) = rule.quota {
+    if let (Some(quota), false) = (rule.quota, rule.is_special()) {
         let mut limit = limit(quota, &detail.name, &detail.replaces);
-        if rule.leased {
+        if rule.counting == Counting::Leased {
             limit.insert("accuracy".into(), json!("leased"));
         }
         value.insert("rate_limit".into(), Value::Object(limit));
+    }
+    let limits = detail.limits.iter().filter(|limit| !limit.is_event());
+    let mut limits: Vec<Value> = limits.map(special).collect();
+    match limits.len() {
+        0 => {}
+        1 => {
+            value.insert("rate_limit".into(), limits.remove(0));
+        }
+        _ => {
+            value.insert("rate_limits".into(), Value::Array(limits));
+        }
     }
     for (name, flag) in [
         ("shadow_mode", rule.shadow_mode),
@@ -134,6 +149,14 @@ fn limit(quota: Quota, name: &str, replaces: &[Box<str>]) -> Map<String, Value> 
                 let multiplier = json!(limit.window.multiplier());
                 value.insert("unit_multiplier".into(), multiplier);
             }
+            if let Some(calendar) = limit.window.calendar() {
+                let (zone, week_starts) = calendar.parts();
+                value.insert("time_zone".into(), json!(zone));
+                if limit.window.unit() == Unit::Week {
+                    let word = schema::word(&WEEKDAYS, week_starts);
+                    value.insert("week_starts".into(), json!(word));
+                }
+            }
         }
     }
     if !name.is_empty() {
@@ -144,6 +167,71 @@ fn limit(quota: Quota, name: &str, replaces: &[Box<str>]) -> Map<String, Value> 
         value.insert("replaces".into(), names.collect());
     }
     value
+}
+
+/// A limit that is more than a plain fixed window, or one of several.
+fn special(rule: &LimitRule) -> Value {
+    let quota = Quota::Limited(rule.limit);
+    let mut value = limit(quota, &rule.name, &rule.replaces);
+    if rule.leased {
+        value.insert("accuracy".into(), json!("leased"));
+    }
+    let extra = &rule.extra;
+    let mut set = |key: &str, member: Value| {
+        value.insert(key.into(), member);
+    };
+    if let Some((_, opener)) = &extra.opened_by {
+        set("opens_for", seconds(rule.limit.window.seconds()));
+        set("opened_by", json!(opener));
+    }
+    if extra.flag_only {
+        set("flag_only", json!(true));
+    }
+    if extra.notify_below > 0 {
+        set("notify_below", json!(format!("{}%", extra.notify_below)));
+    }
+    let Some(method) = extra.method else {
+        return Value::Object(value);
+    };
+    match method.algorithm {
+        Algorithm::FixedWindow | Algorithm::Opened | Algorithm::Event => {}
+        Algorithm::SlidingWindow => set("algorithm", json!("sliding_window")),
+        Algorithm::SlidingLog => set("algorithm", json!("sliding_log")),
+        Algorithm::Bucket {
+            burst,
+            max_queue: 0,
+        } => {
+            set("algorithm", json!("token_bucket"));
+            set("burst", json!(burst));
+        }
+        Algorithm::Bucket { burst, max_queue } => {
+            set("algorithm", json!("leaky_bucket"));
+            set("burst", json!(burst));
+            set("max_queue", json!(max_queue));
+        }
+        Algorithm::DistinctValues(distinct) => {
+            set("count", json!("distinct_values"));
+            if distinct.exact_up_to < u32::MAX {
+                set("approximate", json!(true));
+                set("exact_up_to", json!(distinct.exact_up_to));
+            }
+            if distinct.remember > 0 {
+                set("remember", seconds(distinct.remember.into()));
+            }
+        }
+    }
+    if method.lockout > 0 {
+        set("lockout", seconds(method.lockout.into()));
+    }
+    if let Some(warm_up) = method.warm_up {
+        let over = seconds(warm_up.over.into());
+        set("warm_up", json!({"from": warm_up.from, "over": over}));
+    }
+    Value::Object(value)
+}
+
+fn seconds(seconds: u64) -> Value {
+    json!(format!("{seconds}s"))
 }
 
 fn map(entries: &metadata::Map) -> Value {

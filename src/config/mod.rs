@@ -13,6 +13,7 @@
 pub mod compile;
 pub mod dump;
 pub mod files;
+mod limits;
 mod metadata;
 pub mod problem;
 mod reader;

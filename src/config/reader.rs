@@ -21,10 +21,11 @@ pub(super) enum Place {
     Descriptor,
     RateLimit,
     Replace,
+    WarmUp,
 }
 
 /// Every key and its places.
-const KEYS: [(&str, &[Place]); 21] = [
+const KEYS: [(&str, &[Place]); 39] = [
     ("domain", &[Place::Domain]),
     ("key", &[Place::Descriptor]),
     ("value", &[Place::Descriptor]),
@@ -36,6 +37,24 @@ const KEYS: [(&str, &[Place]); 21] = [
     ("window", &[Place::RateLimit]),
     ("unlimited", &[Place::RateLimit]),
     ("accuracy", &[Place::RateLimit]),
+    ("rate_limits", &[Place::Descriptor]),
+    ("time_zone", &[Place::RateLimit]),
+    ("week_starts", &[Place::RateLimit]),
+    ("algorithm", &[Place::RateLimit]),
+    ("burst", &[Place::RateLimit]),
+    ("max_queue", &[Place::RateLimit]),
+    ("count", &[Place::RateLimit]),
+    ("approximate", &[Place::RateLimit]),
+    ("exact_up_to", &[Place::RateLimit]),
+    ("remember", &[Place::RateLimit]),
+    ("lockout", &[Place::RateLimit]),
+    ("warm_up", &[Place::RateLimit]),
+    ("from", &[Place::WarmUp]),
+    ("over", &[Place::WarmUp]),
+    ("flag_only", &[Place::RateLimit]),
+    ("notify_below", &[Place::RateLimit]),
+    ("opens_for", &[Place::RateLimit]),
+    ("opened_by", &[Place::RateLimit]),
     ("charge", &[Place::Domain]),
     ("on_store_failure", &[Place::Domain]),
     ("shadow_mode", &[Place::Descriptor]),
@@ -49,11 +68,29 @@ const KEYS: [(&str, &[Place]); 21] = [
 ];
 
 /// Those that the reference does not know: nowhere does it let them pass.
-const OURS: [&str; 5] = [
+const OURS: [&str; 23] = [
     "accuracy",
+    "algorithm",
+    "approximate",
+    "burst",
     "charge",
+    "count",
+    "exact_up_to",
+    "flag_only",
+    "from",
+    "lockout",
+    "max_queue",
+    "notify_below",
     "on_store_failure",
+    "opened_by",
+    "opens_for",
+    "over",
+    "rate_limits",
+    "remember",
+    "time_zone",
     "unit_multiplier",
+    "warm_up",
+    "week_starts",
     "window",
 ];
 
@@ -212,6 +249,18 @@ impl<'p> Reader<'_, 'p> {
                 false
             }
         }
+    }
+
+    /// True or false, where it is said.
+    pub(super) fn said_flag(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        what: &'static str,
+    ) -> Choice<bool> {
+        let said = fields.get(what).filter(|node| !is_nothing(node));
+        let at = said.map(|node| node.at);
+        let value = self.flag(fields, what);
+        at.map_or(Choice::Absent, |at| Choice::Given(value, at))
     }
 
     /// One of `words`.
@@ -411,6 +460,7 @@ impl Place {
             Self::Descriptor => "a descriptor",
             Self::RateLimit => "rate_limit",
             Self::Replace => "an element of replaces",
+            Self::WarmUp => "warm_up",
         }
     }
 }

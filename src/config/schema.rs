@@ -5,6 +5,7 @@
 //! equal keys) afterwards, by [`super::compile()`].
 
 use crate::engine::{
+    calendar::WEEKDAYS,
     metadata,
     rules::{ChargePolicy, OnStoreFailure},
 };
@@ -36,6 +37,7 @@ pub(super) struct Descriptor {
     pub(super) key: Field<String>,
     pub(super) value: Field<String>,
     pub(super) rate_limit: Option<RateLimit>,
+    pub(super) rate_limits: Vec<RateLimit>,
     pub(super) shadow_mode: bool,
     pub(super) quota_mode: bool,
     pub(super) detailed_metric: bool,
@@ -55,9 +57,49 @@ pub(super) struct RateLimit {
     pub(super) window: Field<String>,
     pub(super) unlimited: bool,
     pub(super) accuracy: Choice<Accuracy>,
+    pub(super) time_zone: Field<String>,
+    pub(super) week_starts: Choice<chrono::Weekday>,
+    pub(super) algorithm: Choice<Kind>,
+    pub(super) burst: Field<u32>,
+    pub(super) max_queue: Field<u32>,
+    pub(super) count: Choice<Count>,
+    pub(super) approximate: Choice<bool>,
+    pub(super) exact_up_to: Field<u32>,
+    pub(super) remember: Field<String>,
+    pub(super) lockout: Field<String>,
+    pub(super) warm_up: Option<WarmUpFields>,
+    pub(super) flag_only: Choice<bool>,
+    pub(super) notify_below: Field<String>,
+    pub(super) opens_for: Field<String>,
+    pub(super) opened_by: Field<String>,
     pub(super) name: Field<String>,
     /// The `name` of each, and where it stands.
     pub(super) replaces: Vec<(Mark, Field<String>)>,
+}
+
+/// A `warm_up`.
+#[derive(Debug)]
+pub(super) struct WarmUpFields {
+    pub(super) at: Mark,
+    pub(super) from: u32,
+    pub(super) over: Field<String>,
+}
+
+/// What `algorithm` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    FixedWindow,
+    SlidingWindow,
+    SlidingLog,
+    TokenBucket,
+    LeakyBucket,
+}
+
+/// What `count` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    Hits,
+    DistinctValues,
 }
 
 /// How exact a limit is held.
@@ -88,6 +130,17 @@ pub(super) const ON_STORE_FAILURE: [(&str, OnStoreFailure); 4] = [
     ("allow", OnStoreFailure::Allow),
     ("deny", OnStoreFailure::Deny),
     ("local", OnStoreFailure::Local),
+];
+pub(super) const ALGORITHM: [(&str, Kind); 5] = [
+    ("fixed_window", Kind::FixedWindow),
+    ("sliding_window", Kind::SlidingWindow),
+    ("sliding_log", Kind::SlidingLog),
+    ("token_bucket", Kind::TokenBucket),
+    ("leaky_bucket", Kind::LeakyBucket),
+];
+pub(super) const COUNT: [(&str, Count); 2] = [
+    ("hits", Count::Hits),
+    ("distinct_values", Count::DistinctValues),
 ];
 const ACCURACY: [(&str, Accuracy); 2] = [("exact", Accuracy::Exact), ("leased", Accuracy::Leased)];
 
@@ -190,6 +243,7 @@ impl Reader<'_, '_> {
             key: self.text(fields.get("key"), "key"),
             value: self.text(fields.get("value"), "value"),
             rate_limit: self.rate_limit(fields.get("rate_limit")),
+            rate_limits: self.rate_limits(fields.get("rate_limits")),
             shadow_mode: self.flag(&fields, "shadow_mode"),
             quota_mode: self.flag(&fields, "quota_mode"),
             detailed_metric: self.flag(&fields, "detailed_metric"),
@@ -197,6 +251,24 @@ impl Reader<'_, '_> {
             share_threshold: self.flag(&fields, "share_threshold"),
             metadata: self.metadata(fields.get(METADATA)),
             descriptors: self.descriptors(fields.get("descriptors")),
+        })
+    }
+
+    fn rate_limits(&mut self, node: Option<&Node<'_>>) -> Vec<RateLimit> {
+        let elements = self.list(node, "rate_limits");
+        let limits = elements.iter();
+        limits
+            .filter_map(|element| self.rate_limit(Some(element)))
+            .collect()
+    }
+
+    fn warm_up(&mut self, node: Option<&Node<'_>>) -> Option<WarmUpFields> {
+        let node = node.filter(|node| !is_nothing(node))?;
+        let fields = self.fields(node, Place::WarmUp, "warm_up")?;
+        Some(WarmUpFields {
+            at: fields.at,
+            from: self.number(fields.get("from"), "from"),
+            over: self.text(fields.get("over"), "over"),
         })
     }
 
@@ -212,6 +284,21 @@ impl Reader<'_, '_> {
             window: self.text(fields.get("window"), "window"),
             unlimited: self.flag(&fields, "unlimited"),
             accuracy: self.choice(fields.get("accuracy"), "accuracy", &ACCURACY),
+            time_zone: self.text(fields.get("time_zone"), "time_zone"),
+            week_starts: self.choice(fields.get("week_starts"), "week_starts", &WEEKDAYS),
+            algorithm: self.choice(fields.get("algorithm"), "algorithm", &ALGORITHM),
+            burst: self.positive(fields.get("burst"), "burst"),
+            max_queue: self.positive(fields.get("max_queue"), "max_queue"),
+            count: self.choice(fields.get("count"), "count", &COUNT),
+            approximate: self.said_flag(&fields, "approximate"),
+            exact_up_to: self.positive(fields.get("exact_up_to"), "exact_up_to"),
+            remember: self.text(fields.get("remember"), "remember"),
+            lockout: self.text(fields.get("lockout"), "lockout"),
+            warm_up: self.warm_up(fields.get("warm_up")),
+            flag_only: self.said_flag(&fields, "flag_only"),
+            notify_below: self.text(fields.get("notify_below"), "notify_below"),
+            opens_for: self.text(fields.get("opens_for"), "opens_for"),
+            opened_by: self.text(fields.get("opened_by"), "opened_by"),
             name: self.text(fields.get("name"), "name"),
             replaces: replaces
                 .iter()
@@ -242,6 +329,42 @@ impl<T: Copy> Choice<T> {
     }
 }
 
+impl<T> Choice<T> {
+    /// Where it is said, if it is.
+    pub(super) fn at(&self) -> Option<Mark> {
+        match self {
+            Self::Given(_, at) => Some(*at),
+            Self::Absent => None,
+        }
+    }
+}
+
+// === impl RateLimit ===
+
+impl RateLimit {
+    /// Everything that a plain limit does not say, and where it is said.
+    pub(super) fn extras(&self) -> [(&'static str, Option<Mark>); 16] {
+        [
+            ("accuracy", self.accuracy.at()),
+            ("time_zone", self.time_zone.at()),
+            ("week_starts", self.week_starts.at()),
+            ("algorithm", self.algorithm.at()),
+            ("burst", self.burst.at()),
+            ("max_queue", self.max_queue.at()),
+            ("count", self.count.at()),
+            ("approximate", self.approximate.at()),
+            ("exact_up_to", self.exact_up_to.at()),
+            ("remember", self.remember.at()),
+            ("lockout", self.lockout.at()),
+            ("warm_up", self.warm_up.as_ref().map(|warm_up| warm_up.at)),
+            ("flag_only", self.flag_only.at()),
+            ("notify_below", self.notify_below.at()),
+            ("opens_for", self.opens_for.at()),
+            ("opened_by", self.opened_by.at()),
+        ]
+    }
+}
+
 // === impl Field ===
 
 impl<T> Field<T> {
@@ -251,6 +374,21 @@ impl<T> Field<T> {
             Self::Given(_, at) => Some(*at),
             Self::Absent | Self::Broken => None,
         }
+    }
+}
+
+impl Field<u32> {
+    /// The number, if there is one.
+    pub(super) fn get(&self) -> Option<u32> {
+        match self {
+            Self::Given(number, _) => Some(*number),
+            Self::Absent | Self::Broken => None,
+        }
+    }
+
+    /// A mistake has been reported.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Plan and observations → the answer.
 
 use super::{
-    algorithm::Observation,
+    algorithm::{Algorithm, Observation},
     descriptor::Hits,
     limit::Limit,
     metadata,
     plan::{Grant, PerDescriptor, Plan, Planned},
-    rules::{Rule, RuleId, RuleSet},
+    rules::{LimitRule, Rule, RuleId, RuleSet},
     time::Timestamp,
 };
 
@@ -43,12 +43,33 @@ pub struct Status {
     pub replaced: bool,
     /// Hits left in the window; `u32::MAX` where unlimited, 0 without limit.
     pub remaining: u32,
-    /// Whole seconds until the window ends, rounded up; 0 without limit.
+    /// Whole seconds until all of the limit is there again (a fixed window:
+    /// until it ends), rounded up; where another algorithm refuses, until the
+    /// same hits pass. 0 without limit.
     pub reset_seconds: u64,
+    /// Whole seconds after which the same hits pass, rounded up; 0 where they
+    /// pass now, and where nobody can say.
+    pub retry_seconds: u64,
+    /// Of a special rule: which of its limits is told, and what else there is
+    /// to tell.
+    pub special: Special,
     /// The limit refuses only together with all others of its kind.
     pub quota_mode: bool,
     /// How its hits are counted in statistics.
     pub tally: Tally,
+}
+
+/// What the limits of a special rule say beside a status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Special {
+    /// The place of the limit that is told.
+    pub told: u8,
+    /// Limits that are over and only say so, by their place: a bit for each.
+    pub flagged: u32,
+    /// Limits that have less left than they give notice of, likewise.
+    pub noticed: u32,
+    /// Microseconds that the request is to wait for its turn.
+    pub delay_micros: u64,
 }
 
 /// Hits of one descriptor by kind.
@@ -110,11 +131,14 @@ impl Decision {
             .iter()
             .map(|planned| {
                 let rule = planned.rule.map(|id| rules.rule(id));
+                if planned.special {
+                    return Status::special(planned, rules, &mut observations, policy, now);
+                }
                 match planned.grant {
                     Grant::Nothing => Status::unlimited(planned, 0, policy.quota_mode),
                     Grant::Unlimited => Status::unlimited(planned, u32::MAX, false),
-                    Grant::Limited(limit) => match observations.next() {
-                        Some(seen) => Status::limited(planned, limit, rule, seen, policy, now),
+                    Grant::Limited(_) => match observations.next() {
+                        Some(seen) => Status::limited(planned, rule, seen, policy, now),
                         // A store that answers less than it was asked has
                         // not counted: its contract is broken.
                         None => Status::unlimited(planned, 0, policy.quota_mode),
@@ -194,21 +218,105 @@ impl Status {
             replaced: planned.replaced,
             remaining,
             reset_seconds: 0,
+            retry_seconds: 0,
+            special: Special::default(),
             quota_mode,
             tally: Tally::default(),
         }
     }
 
+    /// Of all limits of a rule the tightest: of those that refuse the one that
+    /// refuses longest, otherwise the one with the least left.
+    fn special<'o>(
+        planned: &Planned,
+        rules: &RuleSet,
+        observations: &mut impl Iterator<Item = &'o Observation>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Self {
+        let shadow = planned.rule.is_some_and(|id| rules.rule(id).shadow_mode);
+        let gives_back = matches!(planned.hits, Hits::GiveBack(_));
+        let remaining = match planned.grant {
+            Grant::Unlimited => u32::MAX,
+            Grant::Nothing | Grant::Limited(_) => 0,
+        };
+        let mut status = Self::unlimited(planned, remaining, false);
+        let mut special = Special::default();
+        let mut tightest: Option<Sight<'_>> = None;
+        for (place, limit) in planned.limits(rules) {
+            let Some(seen) = observations.next() else {
+                break;
+            };
+            let sight = Sight {
+                place,
+                limit,
+                seen,
+                over: seen.is_over() && !gives_back,
+            };
+            if sight.is_silent() {
+                continue;
+            }
+            let bit = 1 << place;
+            if sight.over && limit.extra.flag_only {
+                special.flagged |= bit;
+            }
+            if sight.gives_notice() {
+                special.noticed |= bit;
+            }
+            if sight.refuses() && !shadow {
+                status.code = Code::OverLimit;
+            }
+            special.delay_micros = special.delay_micros.max(sight.delay_micros(now));
+            if tightest
+                .as_ref()
+                .is_none_or(|other| sight.is_tighter(other))
+            {
+                tightest = Some(sight);
+            }
+        }
+        if tightest.is_none() && matches!(planned.grant, Grant::Limited(_)) {
+            status.grant = Grant::Nothing;
+        }
+        if let Some(sight) = tightest {
+            special.told = u8::try_from(sight.place).unwrap_or(0);
+            let limit = sight.told();
+            status.grant = Grant::Limited(limit);
+            status.remaining = sight.remaining();
+            status.reset_seconds = now.secs_until(sight.seen.resets);
+            status.retry_seconds = sight.retry_seconds(now);
+            if status.retry_seconds > 0 {
+                status.reset_seconds = status.retry_seconds;
+            }
+            status.tally = Tally::new(planned.hits, sight.refuses(), shadow, sight.seen, policy);
+        }
+        if status.code == Code::OverLimit {
+            // Nobody waits for a turn that does not come.
+            special.delay_micros = 0;
+        }
+        Self { special, ..status }
+    }
+
+    /// The name of the limit that is told; empty for none.
+    #[must_use]
+    pub fn name<'r>(&self, rules: &'r RuleSet) -> &'r str {
+        let Some(detail) = self.rule.map(|id| rules.detail(id)) else {
+            return "";
+        };
+        match detail.limits.get(usize::from(self.special.told)) {
+            Some(limit) => &limit.name,
+            None => &detail.name,
+        }
+    }
+
     fn limited(
         planned: &Planned,
-        limit: Limit,
         rule: Option<&Rule>,
         seen: &Observation,
         policy: &Policy,
         now: Timestamp,
     ) -> Self {
         let gives_back = matches!(planned.hits, Hits::GiveBack(_));
-        let left = u64::from(limit.requests).checked_sub(seen.after);
+        let left = seen.most.checked_sub(seen.after);
         let over = left.is_none() && !gives_back;
         let shadow = rule.is_some_and(|rule| rule.shadow_mode);
         Self {
@@ -222,8 +330,102 @@ impl Status {
             replaced: false,
             remaining: u32::try_from(left.unwrap_or(0)).unwrap_or(u32::MAX),
             reset_seconds: now.secs_until(seen.resets),
+            retry_seconds: if over { now.secs_until(seen.passes) } else { 0 },
+            special: Special::default(),
             quota_mode: policy.quota_mode || rule.is_some_and(|rule| rule.quota_mode),
-            tally: Tally::new(limit, planned.hits, over, shadow, seen, policy),
+            tally: Tally::new(planned.hits, over, shadow, seen, policy),
+        }
+    }
+}
+
+/// One limit of a special rule, and what it saw.
+struct Sight<'r> {
+    place: usize,
+    limit: &'r LimitRule,
+    seen: &'r Observation,
+    over: bool,
+}
+
+// === impl Sight ===
+
+impl Sight<'_> {
+    /// It limits nothing, or has nothing to tell.
+    fn is_silent(&self) -> bool {
+        let method = self.limit.extra.method.map(|method| method.algorithm);
+        match method {
+            Some(Algorithm::Event) => true,
+            Some(Algorithm::Opened) => !self.over,
+            _ => false,
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        self.over && !self.limit.extra.flag_only
+    }
+
+    fn remaining(&self) -> u32 {
+        let left = self.seen.most.saturating_sub(self.seen.after);
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
+    fn gives_notice(&self) -> bool {
+        let percent = u64::from(self.limit.extra.notify_below);
+        percent > 0
+            && !self.over
+            && u64::from(self.remaining()).saturating_mul(100)
+                < self.seen.most.saturating_mul(percent)
+    }
+
+    /// How long a request that passes is to wait.
+    fn delay_micros(&self, now: Timestamp) -> u64 {
+        let method = self.limit.extra.method.map(|method| method.algorithm);
+        match method {
+            Some(Algorithm::Bucket { .. }) if !self.over => {
+                let nanos = self.seen.passes.as_nanos().saturating_sub(now.as_nanos());
+                nanos.div_ceil(1_000)
+            }
+            _ => 0,
+        }
+    }
+
+    fn retry_seconds(&self, now: Timestamp) -> u64 {
+        if self.over && self.seen.passes < Timestamp::MAX {
+            now.secs_until(self.seen.passes)
+        } else {
+            0
+        }
+    }
+
+    /// The limit as it is told: with the size that it has grown to.
+    fn told(&self) -> Limit {
+        let grows = self
+            .limit
+            .extra
+            .method
+            .is_some_and(|it| it.warm_up.is_some());
+        Limit {
+            requests: if grows {
+                u32::try_from(self.seen.most).unwrap_or(u32::MAX)
+            } else {
+                self.limit.limit.requests
+            },
+            ..self.limit.limit
+        }
+    }
+
+    fn is_tighter(&self, other: &Self) -> bool {
+        if self.refuses() != other.refuses() {
+            return self.refuses();
+        }
+        if self.refuses() {
+            return self.seen.passes > other.seen.passes;
+        }
+        // What only says that it is over is told where there is nothing else.
+        let flags = (other.limit.extra.flag_only, self.limit.extra.flag_only);
+        match flags {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.remaining() < other.remaining(),
         }
     }
 }
@@ -231,14 +433,7 @@ impl Status {
 // === impl Tally ===
 
 impl Tally {
-    fn new(
-        limit: Limit,
-        hits: Hits,
-        over: bool,
-        shadow: bool,
-        seen: &Observation,
-        policy: &Policy,
-    ) -> Self {
+    fn new(hits: Hits, over: bool, shadow: bool, seen: &Observation, policy: &Policy) -> Self {
         let hits = match hits {
             Hits::Take(hits) => hits,
             Hits::GiveBack(given_back) => {
@@ -248,10 +443,11 @@ impl Tally {
                 };
             }
         };
-        let near = near_mark(limit.requests, policy.near_limit_ratio);
-        let limit = u64::from(limit.requests);
+        let most = u32::try_from(seen.most).unwrap_or(u32::MAX);
+        let near = near_mark(most, policy.near_limit_ratio);
+        let limit = seen.most;
         if over {
-            let over_limit = hits.min(seen.after - limit);
+            let over_limit = hits.min(seen.after.saturating_sub(limit));
             return Self {
                 total: hits,
                 over_limit,
@@ -285,27 +481,11 @@ fn near_mark(requests: u32, ratio: f32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::limit::{Unit, Window};
 
     fn tally(limit: u32, before: u64, hits: u64) -> Tally {
-        let limit = Limit {
-            requests: limit,
-            window: Window::of(Unit::Hour),
-        };
-        let seen = Observation {
-            before,
-            after: before + hits,
-            resets: Timestamp::MAX,
-        };
-        let over = seen.after > u64::from(limit.requests);
-        Tally::new(
-            limit,
-            Hits::Take(hits),
-            over,
-            false,
-            &seen,
-            &Policy::default(),
-        )
+        let seen = Observation::of_window(before, before + hits, limit, Timestamp::MAX);
+        let over = seen.is_over();
+        Tally::new(Hits::Take(hits), over, false, &seen, &Policy::default())
     }
 
     #[test]

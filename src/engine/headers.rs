@@ -1,6 +1,10 @@
 //! Decision → response headers.
 
-use super::decision::Decision;
+use super::{
+    decision::{Code, Decision},
+    plan::Grant,
+    rules::RuleSet,
+};
 
 /// Under which names the three headers are sent. Whoever sends them has these
 /// names, or none when headers are off.
@@ -25,6 +29,17 @@ pub struct Headers {
     pub reset_seconds: u64,
 }
 
+/// What few limits have to tell beyond that: it is told wherever they apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told<'r> {
+    /// The request's turn comes after so many milliseconds.
+    pub delay_millis: Option<u64>,
+    /// Less is left than a limit gives notice of: so much, and of how much.
+    pub notice: Option<(u64, u64)>,
+    /// Names of limits that are over and only say so.
+    pub flagged: Vec<&'r str>,
+}
+
 /// A header name cannot be sent safely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadHeaderName(pub String);
@@ -41,6 +56,38 @@ impl Headers {
             remaining: status.remaining,
             reset_seconds: status.reset_seconds,
         })
+    }
+}
+
+// === impl Told ===
+
+impl<'r> Told<'r> {
+    /// What there is to tell; `None` if nothing, as nearly always.
+    #[must_use]
+    pub fn of(decision: &Decision, rules: &'r RuleSet) -> Option<Self> {
+        let mut told = Self::default();
+        let mut least = u32::MAX;
+        for status in &decision.statuses {
+            let special = &status.special;
+            if special.delay_micros > 0 && decision.code == Code::Ok {
+                let millis = special.delay_micros.div_ceil(1_000);
+                told.delay_millis = told.delay_millis.max(Some(millis));
+            }
+            if let (Grant::Limited(limit), true) = (status.grant, special.noticed != 0)
+                && status.remaining < least
+            {
+                least = status.remaining;
+                told.notice = Some((status.remaining.into(), limit.requests.into()));
+            }
+            if special.flagged != 0
+                && let Some(rule) = status.rule
+            {
+                let limits = rules.detail(rule).limits.iter().enumerate();
+                let flagged = limits.filter(|(place, _)| special.flagged >> place & 1 == 1);
+                told.flagged.extend(flagged.map(|(_, limit)| &*limit.name));
+            }
+        }
+        (told != Self::default()).then_some(told)
     }
 }
 

@@ -26,6 +26,11 @@ pub struct CounterKey<'a> {
     pub shared: Option<(&'a RuleSet, RuleId)>,
     /// The limit's window.
     pub window: Window,
+    /// Which way it is counted ([`Method::kind`](super::algorithm::Method::kind));
+    /// 0 for a plain fixed window.
+    pub kind: u8,
+    /// Stands in the place of the last entry.
+    pub last: Option<Entry<'a>>,
 }
 
 /// A secret that clients cannot guess, chosen when the process starts.
@@ -67,12 +72,33 @@ impl CounterKey<'_> {
             push_text(&mut bytes, value);
         });
         bytes.extend_from_slice(&self.window.seconds().to_le_bytes());
+        // No other key is longer by this one byte: all parts but these last
+        // ones begin with eight bytes of length.
+        let calendar = self.window.calendar();
+        if self.kind != 0 || calendar.is_some() {
+            bytes.push(self.kind);
+        }
+        // A calendar's window is longer than what follows it here, so that it
+        // cannot be taken for the length of a text.
+        if let Some(calendar) = calendar {
+            push_text(&mut bytes, calendar.to_string().as_bytes());
+        }
         bytes
     }
 
     /// Calls `visit` with each entry's key and the value that counts: the
     /// request's, or the pattern where that level shares its counter.
     pub fn for_each_entry(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+        if let (Some(last), Some((_, others))) = (self.last, self.entries.split_last()) {
+            let others = Self {
+                entries: others,
+                last: None,
+                ..*self
+            };
+            others.for_each_entry(&mut visit as &mut dyn FnMut(&[u8], &[u8]));
+            visit(last.key, last.value);
+            return;
+        }
         let Some((rules, rule)) = self.shared else {
             for entry in self.entries {
                 visit(entry.key, entry.value);
@@ -117,6 +143,8 @@ mod tests {
             entries,
             shared: None,
             window: Window::of(unit),
+            kind: 0,
+            last: None,
         }
     }
 

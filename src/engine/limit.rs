@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::time::Timestamp;
+use super::{calendar::Calendar, time::Timestamp};
 
 /// A unit of time, with the reference's fixed lengths: a month is 30 days
 /// and a year 365, whatever the calendar says.
@@ -26,11 +26,13 @@ pub enum Unit {
 
 /// The length of a limit's window: a unit, or several of them.
 ///
-/// A fixed window starts at a multiple of its length since the epoch.
+/// A fixed window starts at a multiple of its length since the epoch; where it
+/// goes by a calendar, when a day, week, month or year begins there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     unit: Unit,
     multiplier: u32,
+    calendar: Option<Calendar>,
 }
 
 /// So many requests in a window; 0 refuses all.
@@ -117,6 +119,20 @@ impl Window {
         Self {
             unit,
             multiplier: 1,
+            calendar: None,
+        }
+    }
+
+    /// A day, week, month or year of a calendar; `None` for other units.
+    #[must_use]
+    pub const fn of_calendar(unit: Unit, calendar: Calendar) -> Option<Self> {
+        match unit {
+            Unit::Day | Unit::Week | Unit::Month | Unit::Year => Some(Self {
+                unit,
+                multiplier: 1,
+                calendar: Some(calendar),
+            }),
+            Unit::Second | Unit::Minute | Unit::Hour => None,
         }
     }
 
@@ -124,7 +140,11 @@ impl Window {
     #[must_use]
     pub const fn times(unit: Unit, multiplier: u32) -> Self {
         let multiplier = if multiplier == 0 { 1 } else { multiplier };
-        Self { unit, multiplier }
+        Self {
+            unit,
+            multiplier,
+            calendar: None,
+        }
     }
 
     /// The longest window that a rule may have: 366 days.
@@ -143,7 +163,7 @@ impl Window {
             .into_iter()
             .find(|unit| seconds.is_multiple_of(unit.seconds().into()))?;
         let multiplier = u32::try_from(seconds / u64::from(unit.seconds())).ok()?;
-        Some(Self { unit, multiplier })
+        Some(Self::times(unit, multiplier))
     }
 
     /// The unit of which this is a multiple.
@@ -158,31 +178,61 @@ impl Window {
         self.multiplier
     }
 
-    /// Its length in seconds; at least 1.
+    /// The calendar that it goes by, if any.
+    #[must_use]
+    pub const fn calendar(self) -> Option<Calendar> {
+        self.calendar
+    }
+
+    /// Its length in seconds; at least 1. Where it goes by a calendar, the
+    /// fixed length of its unit.
     #[must_use]
     pub const fn seconds(self) -> u64 {
         self.unit.seconds() as u64 * self.multiplier as u64
     }
 
+    /// A length in seconds that no such window exceeds.
+    #[must_use]
+    pub const fn longest_seconds(self) -> u64 {
+        match self.calendar {
+            // A leap year, a month of 31 days, a day on which clocks go back.
+            Some(_) => self.seconds() + 2 * 86_400,
+            None => self.seconds(),
+        }
+    }
+
     /// When the fixed window of `now` began, in seconds since the epoch.
     #[must_use]
-    pub const fn start(self, now: Timestamp) -> u64 {
-        let length = self.seconds();
-        now.as_secs() / length * length
+    pub fn start(self, now: Timestamp) -> u64 {
+        match self.calendar {
+            None => {
+                let length = self.seconds();
+                now.as_secs() / length * length
+            }
+            Some(calendar) => calendar.window(self.unit, now.as_secs()).0,
+        }
     }
 
     /// When the fixed window of `now` ends.
     #[must_use]
-    pub const fn end(self, now: Timestamp) -> Timestamp {
-        Timestamp::from_secs(self.start(now).saturating_add(self.seconds()))
+    pub fn end(self, now: Timestamp) -> Timestamp {
+        let end = match self.calendar {
+            None => self.start(now).saturating_add(self.seconds()),
+            Some(calendar) => calendar.window(self.unit, now.as_secs()).1,
+        };
+        Timestamp::from_secs(end)
     }
 }
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.multiplier {
-            1 => write!(f, "{}", self.unit),
-            n => write!(f, "{n} {}s", self.unit),
+            1 => write!(f, "{}", self.unit)?,
+            n => write!(f, "{n} {}s", self.unit)?,
+        }
+        match self.calendar {
+            Some(calendar) => write!(f, " in {calendar}"),
+            None => Ok(()),
         }
     }
 }

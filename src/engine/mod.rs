@@ -2,7 +2,7 @@
 //! clock, no serde, no protobuf; time is an argument.
 //!
 //! In reading order: [`descriptor`] what is asked · [`limit`] how much is
-//! granted · [`rules`] the compiled tree · [`wildcard`] patterns ·
+//! granted · [`calendar`] days, weeks, months and years · [`rules`] the compiled tree · [`wildcard`] patterns ·
 //! [`placement`] finding them by hash · [`matching`] descriptor → rule ·
 //! [`key`] which requests count together · [`plan`] request × rules →
 //! charges · [`algorithm`] hits → count · [`decision`] observations → answer ·
@@ -10,6 +10,7 @@
 //! points in time.
 
 pub mod algorithm;
+pub mod calendar;
 pub mod decision;
 pub mod descriptor;
 pub mod headers;

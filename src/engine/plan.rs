@@ -6,12 +6,12 @@
 use smallvec::SmallVec;
 
 use super::{
-    algorithm::Observation,
-    descriptor::{Descriptor, Hits, Request},
+    algorithm::{Algorithm, Method, Observation},
+    descriptor::{Descriptor, Entry, Hits, Request},
     key::CounterKey,
-    limit::{Limit, Quota},
+    limit::{Limit, Quota, Unit, Window},
     matching,
-    rules::{ChargePolicy, Domain, DomainPolicy, RuleId, RuleSet},
+    rules::{ChargePolicy, Counting, Domain, DomainPolicy, LimitRule, RuleId, RuleSet},
 };
 
 /// One per descriptor; inline up to a usual number of them.
@@ -39,6 +39,11 @@ pub struct Planned {
     pub replaced: bool,
     /// What the request wants to count.
     pub hits: Hits,
+    /// The rule's limits are in its [`Detail`](super::rules::Detail); there is
+    /// a charge for each that is not in `dropped`.
+    pub special: bool,
+    /// Which of them are replaced, by their place: a bit for each.
+    pub dropped: u32,
 }
 
 /// One change of one counter.
@@ -54,7 +59,14 @@ pub struct Charge<'a> {
     pub refuses: Refuses,
     /// A store that is shared may take hits in advance.
     pub leased: bool,
+    /// How it is counted; `None` for a plain fixed window.
+    pub method: Option<Method>,
+    /// The value that is counted, where different values are.
+    pub value: &'a [u8],
 }
+
+/// Limits that a rule may have.
+pub const MOST_LIMITS: usize = 16;
 
 /// What being over a limit means for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +84,7 @@ pub enum Refuses {
 pub struct Plan<'a> {
     /// In the request's order.
     pub planned: PerDescriptor<Planned>,
-    /// One for each limited descriptor, in order.
+    /// One for each limit of a descriptor, in order.
     pub charges: PerDescriptor<Charge<'a>>,
     /// What goes for the whole domain.
     pub policy: DomainPolicy,
@@ -107,22 +119,34 @@ impl<'a> Plan<'a> {
             && planned
                 .iter()
                 .any(|planned| planned.holds_door(rules, quota_mode));
-        let charges = planned
-            .iter()
-            .zip(request.descriptors)
-            .filter_map(|(planned, descriptor)| {
-                let mut charge = planned.charge(rules, request.domain, descriptor, quota_mode)?;
-                if door_is_open && charge.refuses == Refuses::WithOthers {
-                    charge.refuses = Refuses::Never;
-                }
-                Some(charge)
-            })
-            .collect();
+        let mut charges = PerDescriptor::new();
+        for (planned, descriptor) in planned.iter().zip(request.descriptors) {
+            if planned.special {
+                let special = planned.special_charges(rules, request.domain, descriptor);
+                charges.extend(special);
+                continue;
+            }
+            let charge = planned.charge(rules, request.domain, descriptor, quota_mode);
+            let Some(mut charge) = charge else { continue };
+            if door_is_open && charge.refuses == Refuses::WithOthers {
+                charge.refuses = Refuses::Never;
+            }
+            charges.push(charge);
+        }
         Self {
             planned,
             charges,
             policy: domain.policy(),
         }
+    }
+
+    /// The place of the charge that remembers its value, if one does.
+    #[must_use]
+    pub fn remembering(&self) -> Option<usize> {
+        if !self.planned.iter().any(|planned| planned.special) {
+            return None;
+        }
+        self.charges.iter().position(Charge::remembers)
     }
 
     /// An unknown domain limits nothing, not even by overrides.
@@ -132,6 +156,8 @@ impl<'a> Plan<'a> {
             grant: Grant::Nothing,
             replaced: false,
             hits: descriptor.hits,
+            special: false,
+            dropped: 0,
         };
         Self {
             planned: request.descriptors.iter().map(unmatched).collect(),
@@ -147,6 +173,9 @@ impl Planned {
     /// Counts among the quotas of a request and is never over, so that quotas
     /// cannot refuse it.
     fn holds_door(&self, rules: &RuleSet, quota_mode: bool) -> bool {
+        if self.special {
+            return false;
+        }
         match self.grant {
             Grant::Nothing => quota_mode,
             Grant::Unlimited => false,
@@ -176,16 +205,102 @@ impl Planned {
                     .filter(|(_, rule)| rule.shares)
                     .map(|(id, _)| (rules, id)),
                 window: limit.window,
+                kind: 0,
+                last: None,
             },
             limit,
             hits: self.hits,
+            method: None,
+            value: b"",
             refuses: match rule {
                 Some((_, rule)) if rule.shadow_mode => Refuses::Never,
                 Some((_, rule)) if rule.quota_mode || quota_mode => Refuses::WithOthers,
                 None if quota_mode => Refuses::WithOthers,
                 Some(_) | None => Refuses::Alone,
             },
-            leased: rule.is_some_and(|(_, rule)| rule.leased),
+            leased: rule.is_some_and(|(_, rule)| rule.counting == Counting::Leased),
+        })
+    }
+
+    /// Drops those of its limits whose names are among `replaced`.
+    fn drop_limits(&mut self, rules: &RuleSet, replaced: &[&str]) {
+        let is_replaced = |limit: &LimitRule| {
+            !limit.name.is_empty() && replaced.binary_search(&&*limit.name).is_ok()
+        };
+        let limits = self.limits(rules);
+        let dropped = limits.filter(|(_, limit)| is_replaced(limit));
+        self.dropped |= dropped.fold(0, |bits, (place, _)| bits | 1 << place);
+        self.replaced = self.dropped != 0 && self.limits(rules).all(|(_, limit)| limit.is_event());
+        if self.replaced {
+            self.grant = Grant::Nothing;
+        }
+    }
+
+    /// The limits of a special rule that apply.
+    pub fn limits<'r>(&self, rules: &'r RuleSet) -> impl Iterator<Item = (usize, &'r LimitRule)> {
+        let limits = match self.rule {
+            Some(id) if self.special => rules.detail(id).limits.as_slice(),
+            _ => &[],
+        };
+        let dropped = self.dropped;
+        let applies = move |place: usize| dropped >> place & 1 == 0;
+        let limits = limits.iter().take(MOST_LIMITS).enumerate();
+        limits.filter(move |(place, _)| applies(*place))
+    }
+
+    fn special_charges<'a>(
+        &self,
+        rules: &'a RuleSet,
+        domain: &'a [u8],
+        descriptor: &Descriptor<'a>,
+    ) -> impl Iterator<Item = Charge<'a>> {
+        let rule = self.rule.map(|id| (id, rules.rule(id)));
+        let shadow = rule.is_some_and(|(_, rule)| rule.shadow_mode);
+        let shared = rule.filter(|(_, rule)| rule.shares);
+        let shared = shared.map(|(id, _)| (rules, id));
+        let (hits, entries) = (self.hits, descriptor.entries);
+        self.limits(rules).map(move |(_, limit)| {
+            let method = limit.extra.method;
+            let mut key = CounterKey {
+                domain,
+                entries,
+                shared,
+                window: limit.limit.window,
+                kind: method.map_or(0, |method| method.kind()),
+                last: None,
+            };
+            let mut value: &[u8] = b"";
+            match method.map(|method| method.algorithm) {
+                Some(Algorithm::DistinctValues(_)) => {
+                    if let Some((last, others)) = entries.split_last() {
+                        key.entries = others;
+                        value = last.value;
+                    }
+                }
+                // Gates of any length are opened by the same event.
+                Some(Algorithm::Opened | Algorithm::Event) => {
+                    key.window = Window::of(Unit::Second);
+                    let opened_by = limit.extra.opened_by.as_ref();
+                    key.last = opened_by.map(|(key, value)| Entry {
+                        key: key.as_bytes(),
+                        value: value.as_bytes(),
+                    });
+                }
+                _ => {}
+            }
+            Charge {
+                key,
+                limit: limit.limit,
+                hits,
+                refuses: if shadow || limit.extra.flag_only || limit.is_event() {
+                    Refuses::Never
+                } else {
+                    Refuses::Alone
+                },
+                leased: limit.leased,
+                method,
+                value,
+            }
         })
     }
 }
@@ -196,8 +311,26 @@ impl Charge<'_> {
     /// Whether a counter that was seen so is over the limit; a refund is never.
     #[must_use]
     pub fn is_over(&self, seen: &Observation) -> bool {
-        let takes = matches!(self.hits, Hits::Take(_));
-        takes && seen.after > u64::from(self.limit.requests)
+        matches!(self.hits, Hits::Take(_)) && seen.is_over()
+    }
+
+    /// It takes a value that is to be remembered.
+    fn remembers(&self) -> bool {
+        let algorithm = self.method.map(|method| method.algorithm);
+        let remembers = matches!(
+            algorithm,
+            Some(Algorithm::DistinctValues(distinct)) if distinct.remember > 0
+        );
+        remembers && matches!(self.hits, Hits::Take(1..))
+    }
+
+    /// Above which count it is over.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        match self.method {
+            Some(method) => method.most(self.limit),
+            None => self.limit.requests.into(),
+        }
     }
 }
 
@@ -237,6 +370,8 @@ fn plan(
         grant,
         replaced: false,
         hits: descriptor.hits,
+        special: rule.is_some_and(|id| rules.rule(id).is_special()),
+        dropped: 0,
     }
 }
 
@@ -249,7 +384,9 @@ fn matched(
     let Some(id) = matching::find(rules, domain, descriptor.entries, scratch) else {
         return (None, Grant::Nothing);
     };
-    match rules.rule(id).quota {
+    let rule = rules.rule(id);
+    match rule.quota {
+        None if rule.is_special() => (Some(id), Grant::Nothing),
         None => (None, Grant::Nothing),
         Some(Quota::Unlimited) => (Some(id), Grant::Unlimited),
         Some(Quota::Limited(limit)) => (Some(id), Grant::Limited(limit)),
@@ -264,7 +401,11 @@ fn drop_replaced(rules: &RuleSet, planned: &mut [Planned]) {
         .iter()
         .filter_map(|planned| planned.rule)
         .filter(|&id| rules.rule(id).replaces)
-        .flat_map(|id| &rules.detail(id).replaces)
+        .flat_map(|id| {
+            let detail = rules.detail(id);
+            let further = detail.limits.iter().flat_map(|limit| &limit.replaces);
+            detail.replaces.iter().chain(further)
+        })
         .map(AsRef::as_ref)
         .collect();
     if replaced.is_empty() {
@@ -274,6 +415,10 @@ fn drop_replaced(rules: &RuleSet, planned: &mut [Planned]) {
     replaced.dedup();
     for planned in planned {
         let Some(id) = planned.rule else { continue };
+        if planned.special {
+            planned.drop_limits(rules, &replaced);
+            continue;
+        }
         let named = rules.rule(id).named && matches!(planned.grant, Grant::Limited(_));
         if named && replaced.binary_search(&&*rules.detail(id).name).is_ok() {
             planned.rule = None;
@@ -291,8 +436,7 @@ mod tests {
     use crate::engine::{
         decision::{Code, Decision, Policy},
         descriptor::Entry,
-        limit::{Unit, Window},
-        rules::{DomainDef, LimitDef, RuleDef},
+        rules::{DomainDef, Extra, LimitDef, RuleDef},
         time::Timestamp,
     };
 
@@ -319,6 +463,7 @@ mod tests {
                 name: format!("{number}"),
                 replaces: vec![],
                 leased: false,
+                extra: Extra::default(),
             });
             rule(&number.to_string(), limit, shadow, is_quota)
         });
@@ -327,6 +472,7 @@ mod tests {
             name: String::new(),
             replaces: vec!["5".to_owned()],
             leased: true,
+            extra: Extra::default(),
         };
         let last = rule("7", Some(replaces), false, false);
         let domain = DomainDef {
@@ -388,10 +534,9 @@ mod tests {
         let limited = plan.planned.iter().zip(asked);
         let seen: Vec<Observation> = limited
             .filter(|(planned, _)| matches!(planned.grant, Grant::Limited(_)))
-            .map(|(_, &(.., is_over))| Observation {
-                before: if is_over { 5 } else { 0 },
-                after: if is_over { 6 } else { 1 },
-                resets: Timestamp::MAX,
+            .map(|(_, &(.., is_over))| {
+                let (before, after) = if is_over { (5, 6) } else { (0, 1) };
+                Observation::of_window(before, after, LIMIT.requests, Timestamp::MAX)
             })
             .collect();
         assert_eq!(seen.len(), plan.charges.len());

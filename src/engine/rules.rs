@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    limit::Quota,
+    algorithm::{Algorithm, Method},
+    limit::{Limit, Quota},
     metadata,
     placement::{self, Placement, Text},
     wildcard::{Pattern, WildcardIndex},
@@ -86,6 +87,8 @@ pub struct RuleDef {
     pub value: String,
     /// What it grants; `None` grants everything and counts nothing.
     pub limit: Option<LimitDef>,
+    /// Further limits that apply beside it, none of them unlimited.
+    pub more: Vec<LimitDef>,
     /// Count and report, but do not refuse.
     pub shadow_mode: bool,
     /// Refuse only when every quota rule of a request is over.
@@ -115,6 +118,21 @@ pub struct LimitDef {
     pub replaces: Vec<String>,
     /// A store that is shared may take hits in advance.
     pub leased: bool,
+    /// What it says beyond that.
+    pub extra: Extra,
+}
+
+/// What few limits say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// How it is counted, if that is not a plain fixed window.
+    pub method: Option<Method>,
+    /// It never refuses; answers say that it is over.
+    pub flag_only: bool,
+    /// Answers say when less than so many percent are left; 0 for never.
+    pub notify_below: u8,
+    /// Key and value of the rule of the same list whose requests open it.
+    pub opened_by: Option<(String, String)>,
 }
 
 /// `key`, or `key_value` when there is a value.
@@ -191,8 +209,19 @@ pub struct Rule {
     pub named: bool,
     /// The limit replaces others.
     pub replaces: bool,
-    /// A store that is shared may take hits in advance.
-    pub leased: bool,
+    /// Where its limit is told, and how exactly it is held.
+    pub counting: Counting,
+}
+
+/// How a rule's limit is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// As a plain fixed window.
+    Plain,
+    /// The same; a store that is shared may take hits in advance.
+    Leased,
+    /// As [`Detail::limits`] say.
+    Special,
 }
 
 /// What is needed of a rule only sometimes.
@@ -218,6 +247,24 @@ pub struct Detail {
     pub source: Option<Source>,
     /// Nested rules, in file order.
     pub children: Vec<RuleId>,
+    /// All of its limits, where it has several, or one that is more than a
+    /// plain fixed window.
+    pub limits: Vec<LimitRule>,
+}
+
+/// One limit of several, or one that is more than a plain fixed window.
+#[derive(Debug)]
+pub struct LimitRule {
+    /// How much.
+    pub limit: Limit,
+    /// Its name; empty for none.
+    pub name: Box<str>,
+    /// See [`LimitDef::replaces`].
+    pub replaces: Box<[Box<str>]>,
+    /// A store that is shared may take hits in advance.
+    pub leased: bool,
+    /// What it says beyond that.
+    pub extra: Extra,
 }
 
 const _: () = assert!(size_of::<Rule>() == 64);
@@ -391,6 +438,7 @@ impl Builder {
             share_threshold: false,
             source: None,
             children: vec![],
+            limits: vec![],
         });
         Ok(id)
     }
@@ -400,10 +448,12 @@ impl Builder {
         let mut levels = vec![(top, rules)];
         while let Some((parent, rules)) = levels.pop() {
             let mut patterns = vec![];
+            let mut gates = vec![];
             self.rules[parent.index()].has_children = !rules.is_empty();
             for mut definition in rules {
                 let children = std::mem::take(&mut definition.children);
                 let composite = composite_key(&definition.key, &definition.value);
+                gates.extend(definition.gates());
                 let id = self.add_rule(parent, definition, composite.as_bytes())?;
                 if composite.contains('*') {
                     patterns.push(id);
@@ -415,8 +465,47 @@ impl Builder {
             if !patterns.is_empty() {
                 self.patterns.push((parent, patterns));
             }
+            for (composite, limit) in gates {
+                self.add_event(parent, &composite, limit);
+            }
         }
         Ok(())
+    }
+
+    /// Has the child of `parent` with that key open a gate of this length.
+    fn add_event(&mut self, parent: RuleId, composite: &str, gate: Limit) {
+        let children = &self.details[parent.index()].children;
+        let is_it = |id: &&RuleId| self.rules[id.index()].composite() == composite.as_bytes();
+        let Some(&id) = children.iter().find(is_it) else {
+            return;
+        };
+        let rule = &mut self.rules[id.index()];
+        let detail = &mut self.details[id.index()];
+        if let (false, Some(Quota::Limited(limit))) = (rule.is_special(), rule.quota) {
+            detail.limits.push(LimitRule {
+                limit,
+                name: detail.name.clone(),
+                replaces: detail.replaces.clone(),
+                leased: rule.counting == Counting::Leased,
+                extra: Extra::default(),
+            });
+        }
+        rule.counting = Counting::Special;
+        let longest = detail.limits.iter_mut().find(|limit| limit.is_event());
+        match longest {
+            Some(event) if event.limit.window.seconds() >= gate.window.seconds() => {}
+            Some(event) => event.limit = gate,
+            None => detail.limits.push(LimitRule {
+                limit: gate,
+                name: "".into(),
+                replaces: [].into(),
+                leased: false,
+                extra: Extra {
+                    method: Some(Method::plain(Algorithm::Event)),
+                    ..Extra::default()
+                },
+            }),
+        }
     }
 
     fn add_rule(
@@ -426,6 +515,13 @@ impl Builder {
         composite: &[u8],
     ) -> Result<RuleId, TooManyRules> {
         let id = self.next_id()?;
+        let special = definition.is_special();
+        let limits = if special {
+            let all = definition.limit.iter().chain(&definition.more);
+            all.filter_map(LimitRule::new).collect()
+        } else {
+            vec![]
+        };
         let (quota, name, replaces, leased) = match definition.limit {
             Some(limit) => (Some(limit.quota), limit.name, limit.replaces, limit.leased),
             None => (None, String::new(), vec![], false),
@@ -438,9 +534,13 @@ impl Builder {
             shares: definition.share_threshold || self.rules[parent.index()].shares,
             shadow_mode: definition.shadow_mode,
             quota_mode: definition.quota_mode,
-            named: !name.is_empty(),
-            replaces: !replaces.is_empty(),
-            leased,
+            named: !name.is_empty() || limits.iter().any(|limit| !limit.name.is_empty()),
+            replaces: !replaces.is_empty() || limits.iter().any(|limit| !limit.replaces.is_empty()),
+            counting: match (special, leased) {
+                (true, _) => Counting::Special,
+                (false, true) => Counting::Leased,
+                (false, false) => Counting::Plain,
+            },
             ..Rule::vacant()
         });
         self.details.push(Detail {
@@ -454,6 +554,7 @@ impl Builder {
             share_threshold: definition.share_threshold,
             source: Some(definition.source),
             children: vec![],
+            limits,
         });
         self.details[parent.index()].children.push(id);
         Ok(id)
@@ -619,8 +720,65 @@ impl Rule {
             quota_mode: false,
             named: false,
             replaces: false,
-            leased: false,
+            counting: Counting::Plain,
         }
+    }
+
+    /// Its limits are in [`Detail::limits`].
+    #[must_use]
+    pub fn is_special(&self) -> bool {
+        self.counting == Counting::Special
+    }
+}
+
+// === impl RuleDef ===
+
+impl RuleDef {
+    /// More than one limit, or one that is more than a plain fixed window.
+    fn is_special(&self) -> bool {
+        let says_more = |limit: &LimitDef| limit.extra != Extra::default();
+        !self.more.is_empty() || self.limit.as_ref().is_some_and(says_more)
+    }
+
+    /// The composite keys of the rules beside it that open its gates.
+    fn gates(&self) -> Vec<(String, Limit)> {
+        let limits = self.limit.iter().chain(&self.more);
+        let gates = limits.filter_map(|limit| {
+            let (key, value) = limit.extra.opened_by.as_ref()?;
+            let Quota::Limited(limit) = limit.quota else {
+                return None;
+            };
+            Some((composite_key(key, value), limit))
+        });
+        gates.collect()
+    }
+}
+
+// === impl LimitRule ===
+
+impl LimitRule {
+    fn new(definition: &LimitDef) -> Option<Self> {
+        let Quota::Limited(limit) = definition.quota else {
+            return None;
+        };
+        Some(Self {
+            limit,
+            name: definition.name.as_str().into(),
+            replaces: definition
+                .replaces
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            leased: definition.leased,
+            extra: definition.extra.clone(),
+        })
+    }
+
+    /// It opens gates, and limits nothing.
+    #[must_use]
+    pub fn is_event(&self) -> bool {
+        let method = self.extra.method;
+        method.is_some_and(|method| method.algorithm == Algorithm::Event)
     }
 }
 

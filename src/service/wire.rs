@@ -15,7 +15,7 @@ use crate::{
     engine::{
         decision::{Code, Status},
         descriptor::{Descriptor, Entry, Hits, Request},
-        headers::{HeaderNames, Headers},
+        headers::{HeaderNames, Headers, Told},
         limit::{Limit, Unit, Window},
         plan::{Grant, PerDescriptor},
         rules::RuleSet,
@@ -442,10 +442,54 @@ pub fn encode(
         put_header(out, &names.remaining, u64::from(headers.remaining));
         put_header(out, &names.reset, headers.reset_seconds);
     }
-    if settings.dynamic_metadata {
-        let metadata = prost::Message::encode_to_vec(&message.metadata(answer));
-        put_bytes(out, 6, &metadata);
+    let told = Told::of(decision, answer.rules());
+    if let Some(told) = &told {
+        put_told(out, told);
     }
+    if settings.dynamic_metadata || told.is_some() {
+        let mut metadata = if settings.dynamic_metadata {
+            message.metadata(answer)
+        } else {
+            metadata::fields(vec![])
+        };
+        if let Some(told) = told {
+            metadata.fields.extend(told_metadata(told).fields);
+        }
+        put_bytes(out, 6, &prost::Message::encode_to_vec(&metadata));
+    }
+}
+
+/// What clients are to know of limits that pace or give notice.
+fn put_told(out: &mut BytesMut, told: &Told<'_>) {
+    if let Some(millis) = told.delay_millis {
+        put_header(out, "X-RateLimit-Delay-Ms", millis);
+    }
+    if let Some((left, limit)) = told.notice {
+        put_message(out, 3, |out| {
+            put_bytes(out, 1, b"X-RateLimit-Notice");
+            let text = format!("approaching the limit: {left} of {limit} left");
+            put_bytes(out, 2, text.as_bytes());
+        });
+    }
+}
+
+fn told_metadata(told: Told<'_>) -> prost_types::Struct {
+    #[allow(clippy::cast_precision_loss, reason = "a Struct's numbers are floats")]
+    let number = |number: u64| metadata::number(number as f64);
+    let mut fields = vec![];
+    if let Some(millis) = told.delay_millis {
+        fields.push(("delay_ms", number(millis)));
+    }
+    if let Some((left, limit)) = told.notice {
+        let notice = vec![("remaining", number(left)), ("limit", number(limit))];
+        fields.push(("notice", metadata::object(notice)));
+    }
+    if !told.flagged.is_empty() {
+        let names = told.flagged.iter();
+        let names = names.map(|name| metadata::text(name.as_bytes()));
+        fields.push(("flagged", metadata::list(names)));
+    }
+    metadata::fields(fields)
 }
 
 fn put_status(out: &mut BytesMut, status: &Status, rules: &RuleSet) {
@@ -469,7 +513,7 @@ fn put_limit(out: &mut BytesMut, limit: Limit, status: &Status, rules: &RuleSet)
     if let Some(rule) = status.rule
         && rules.rule(rule).named
     {
-        put_bytes(out, 3, rules.detail(rule).name.as_bytes());
+        put_bytes(out, 3, status.name(rules).as_bytes());
     }
     if limit.window.multiplier() > 1 {
         put_message(out, 4, |out| {

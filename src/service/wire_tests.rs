@@ -309,6 +309,7 @@ fn a_long_name_and_all_parts_of_an_answer_are_written() {
     let name = "n".repeat(300);
     let limit = rules::LimitDef {
         leased: false,
+        extra: rules::Extra::default(),
         quota: crate::engine::limit::Quota::Limited(Limit {
             requests: 300,
             window: Window::times(Unit::Minute, 3),

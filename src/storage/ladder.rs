@@ -160,7 +160,7 @@ impl Ladder {
             if admitted > 0 {
                 store.owe(charge, admitted, now);
             }
-            seen[place] = Some(scaled(counted, share.limit, charge.limit));
+            seen[place] = Some(scaled(counted, share, charge));
         }
     }
 }
@@ -177,50 +177,58 @@ fn fill<'a>(
 
 /// As if nothing else had been counted, and it fits.
 fn allowed(charge: &Charge<'_>, now: Timestamp) -> Observation {
+    let most = charge.most();
     let after = match charge.hits {
-        Hits::Take(hits) => hits.min(charge.limit.requests.into()),
+        Hits::Take(hits) => hits.min(most),
         Hits::GiveBack(_) => 0,
     };
     Observation {
         before: 0,
         after,
+        most,
         resets: charge.limit.window.end(now),
+        passes: now,
     }
 }
 
 /// As if nothing were left. A look is told so too; a refund is never refused.
 fn denied(charge: &Charge<'_>, now: Timestamp) -> Observation {
-    let before = u64::from(charge.limit.requests);
+    let most = charge.most();
     let after = match charge.hits {
-        Hits::Take(hits) => before.saturating_add(hits.max(1)),
-        Hits::GiveBack(_) => before,
+        Hits::Take(hits) => most.saturating_add(hits.max(1)),
+        Hits::GiveBack(_) => most,
     };
+    let resets = charge.limit.window.end(now);
     Observation {
-        before,
+        before: most,
         after,
-        resets: charge.limit.window.end(now),
+        most,
+        resets,
+        passes: resets,
     }
 }
 
 fn share<'a>(charge: &Charge<'a>, replicas: u32) -> Charge<'a> {
-    let requests = charge.limit.requests;
+    let part = |whole: u32| (whole / replicas).max(whole.min(1));
     Charge {
         limit: Limit {
-            requests: (requests / replicas).max(requests.min(1)),
+            requests: part(charge.limit.requests),
             window: charge.limit.window,
         },
+        method: charge.method.map(|method| method.share(part)),
         ..*charge
     }
 }
 
 /// What was counted against a share, told against the whole limit: with as
 /// many hits left, and over when the share is.
-fn scaled(counted: Observation, share: Limit, whole: Limit) -> Observation {
-    let others = u64::from(whole.requests - share.requests);
+fn scaled(counted: Observation, share: &Charge<'_>, whole: &Charge<'_>) -> Observation {
+    let others = whole.most().saturating_sub(share.most());
     Observation {
         before: counted.before.saturating_add(others),
         after: counted.after.saturating_add(others),
-        resets: counted.resets,
+        most: counted.most.saturating_add(others),
+        ..counted
     }
 }
 

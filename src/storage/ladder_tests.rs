@@ -31,7 +31,11 @@ fn charge(requests: u32, hits: Hits) -> Charge<'static> {
             entries: &[],
             shared: None,
             window: MINUTE,
+            kind: 0,
+            last: None,
         },
+        method: None,
+        value: b"",
         limit: Limit {
             requests,
             window: MINUTE,
@@ -88,18 +92,11 @@ fn a_share_is_at_least_one_of_a_limit_that_is_not_zero() {
 
 #[test]
 fn a_share_is_told_against_the_whole_limit() {
-    let whole = charge(10, Hits::Take(1)).limit;
-    let share = Limit {
-        requests: 3,
-        ..whole
-    };
+    let (whole, share) = (charge(10, Hits::Take(1)), charge(3, Hits::Take(1)));
     for (after, passes, left) in [(1, true, 2), (3, true, 0), (4, false, 0)] {
-        let counted = Observation {
-            before: after - 1,
-            after,
-            resets: Timestamp::from_secs(120),
-        };
-        let seen = scaled(counted, share, whole);
+        let ends = Timestamp::from_secs(120);
+        let counted = Observation::of_window(after - 1, after, 3, ends);
+        let seen = scaled(counted, &share, &whole);
         assert_eq!(
             read(&charge(10, Hits::Take(1)), seen),
             (passes, left),
@@ -112,11 +109,7 @@ fn a_share_is_told_against_the_whole_limit() {
 fn only_what_is_missing_is_decided_here() {
     let ladder = Ladder::none();
     let charges = [charge(10, Hits::Take(1)), charge(5, Hits::Take(1))];
-    let known = Observation {
-        before: 7,
-        after: 8,
-        resets: Timestamp::from_secs(120),
-    };
+    let known = Observation::of_window(7, 8, 10, Timestamp::from_secs(120));
     let unanswered = || Unanswered {
         error: StoreError::new("a store", "is down"),
         seen: PerDescriptor::from_slice(&[Some(known), None]),
@@ -179,11 +172,7 @@ fn after_of_b(ladder: &Ladder, store: &AnyStore, a: Option<u64>, mode: ChargeMod
         charge.key.entries = entries;
         charge
     };
-    let told = a.map(|after| Observation {
-        before: after,
-        after,
-        resets: MINUTE.end(NOW),
-    });
+    let told = a.map(|after| Observation::of_window(after, after, 10, MINUTE.end(NOW)));
     let unanswered = Unanswered {
         error: StoreError::new("redis", "away"),
         seen: [told, None].into_iter().collect(),

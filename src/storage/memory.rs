@@ -29,7 +29,12 @@ use smallvec::SmallVec;
 
 use super::ChargeMode;
 use crate::engine::{
-    algorithm::{Cell, Observation, Step, fixed_window},
+    algorithm::{
+        Cell, Counter, Method, Observation, Step,
+        counter::{Saved, Terms},
+        fixed_window,
+        values::Done,
+    },
     descriptor::Hits,
     key::HashSeed,
     plan::{Charge, PerDescriptor, Refuses},
@@ -94,6 +99,8 @@ struct Shard(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     slots: HashTable<Slot>,
+    /// Counters that are more than a plain fixed window.
+    special: HashTable<SpecialSlot>,
     /// When expired slots were last looked for, in seconds.
     swept: u64,
 }
@@ -103,6 +110,18 @@ struct Table {
 struct Slot {
     key: [u64; 2],
     cell: Cell,
+}
+
+#[derive(Debug)]
+struct SpecialSlot {
+    key: [u64; 2],
+    counter: Counter,
+}
+
+/// What a charge found, to be put back.
+enum Old {
+    Plain(Option<Cell>),
+    Special(Option<Saved>, Done),
 }
 
 /// Counters for each shard that make further shards worth their memory.
@@ -197,8 +216,8 @@ impl MemoryStore {
             .enumerate()
             .map(|(index, charge)| {
                 let (table, key) = locked.table(index);
-                let step = fixed_window(charge.limit.window, table.get(key), charge.hits, now);
-                charge.is_over(&step.observation)
+                let seen = self.peek(table, key, charge, charge.hits, now);
+                charge.is_over(&seen)
             })
             .collect();
         let refused = goes_over
@@ -230,14 +249,21 @@ impl MemoryStore {
         now: Timestamp,
     ) -> PerDescriptor<Observation> {
         let mut locked = Locked::new(self, charges);
-        let mut old: SmallVec<[Option<Cell>; 8]> = SmallVec::with_capacity(charges.len());
+        let mut old: SmallVec<[Old; 8]> = SmallVec::with_capacity(charges.len());
         let mut seen: PerDescriptor<Observation> = charges
             .iter()
             .enumerate()
             .map(|(index, charge)| {
                 let (table, key) = locked.table(index);
-                old.push(table.get(key));
-                self.charge_one(table, key, charge, charge.hits, now)
+                let Some(method) = charge.method else {
+                    old.push(Old::Plain(table.get(key)));
+                    return self.charge_one(table, key, charge, charge.hits, now);
+                };
+                let saved = table.special(key).map(Counter::save);
+                let (seen, done) =
+                    self.charge_special(table, key, (charge, method), charge.hits, now);
+                old.push(Old::Special(saved, done));
+                seen
             })
             .collect();
         let limits = charges.iter().zip(&seen);
@@ -245,18 +271,122 @@ impl MemoryStore {
             return seen;
         }
         // Of equal keys the first one's old state comes last, and stays.
-        for (index, old) in old.iter().enumerate().rev() {
+        for (index, old) in old.into_iter().enumerate().rev() {
             let (table, key) = locked.table(index);
-            self.put_back(table, key, *old);
+            match old {
+                Old::Plain(old) => self.put_back(table, key, old),
+                Old::Special(old, done) => self.restore(table, key, old, done),
+            }
         }
         for (index, (charge, seen)) in charges.iter().zip(&mut seen).enumerate() {
-            if !charge.is_over(seen) {
-                let (table, key) = locked.table(index);
-                let look = Hits::Take(0);
-                *seen = fixed_window(charge.limit.window, table.get(key), look, now).observation;
+            let (table, key) = locked.table(index);
+            if charge.is_over(seen) {
+                self.lock(table, key, charge, now);
+            } else {
+                *seen = self.peek(table, key, charge, Hits::Take(0), now);
             }
         }
         seen
+    }
+
+    /// What `hits` would see.
+    fn peek(
+        &self,
+        table: &mut Table,
+        key: [u64; 2],
+        charge: &Charge<'_>,
+        hits: Hits,
+        now: Timestamp,
+    ) -> Observation {
+        match charge.method {
+            None => fixed_window(charge.limit, table.get(key), hits, now).observation,
+            Some(method) => {
+                let terms = self.terms(charge, method);
+                match table.special(key) {
+                    Some(counter) => counter.peek(&terms, hits, now),
+                    None => Counter::default().peek(&terms, hits, now),
+                }
+            }
+        }
+    }
+
+    /// Undoes a charge, as [`put_back`](Self::put_back) does.
+    fn restore(&self, table: &mut Table, key: [u64; 2], old: Option<Saved>, done: Done) {
+        match old {
+            Some(saved) => {
+                if let Some(counter) = table.special(key) {
+                    counter.restore(saved, done);
+                }
+            }
+            None => {
+                if table.remove_special(key) {
+                    self.live.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// A counter that has refused may be locked by it, though nothing is
+    /// counted.
+    fn lock(&self, table: &mut Table, key: [u64; 2], charge: &Charge<'_>, now: Timestamp) {
+        let takes = matches!(charge.hits, Hits::Take(1..));
+        let Some(method) = charge.method.filter(|method| method.lockout > 0 && takes) else {
+            return;
+        };
+        let terms = self.terms(charge, method);
+        if let Some(counter) = table.special(key) {
+            counter.lock(&terms, now);
+        } else if self.reserve(table, now) {
+            let mut counter = Counter::default();
+            counter.lock(&terms, now);
+            table.insert_special(SpecialSlot { key, counter });
+        }
+    }
+
+    fn charge_special(
+        &self,
+        table: &mut Table,
+        key: [u64; 2],
+        (charge, method): (&Charge<'_>, Method),
+        hits: Hits,
+        now: Timestamp,
+    ) -> (Observation, Done) {
+        let terms = self.terms(charge, method);
+        if let Some(counter) = table.special(key) {
+            return counter.charge(&terms, hits, now);
+        }
+        let mut counter = Counter::default();
+        let (seen, done) = counter.charge(&terms, hits, now);
+        if counter.is_blank() {
+            return (seen, done);
+        }
+        if self.reserve(table, now) {
+            table.insert_special(SpecialSlot { key, counter });
+            return (seen, done);
+        }
+        let seen = match self.config.when_full {
+            WhenFull::Allow => {
+                self.uncounted.fetch_add(1, Ordering::Relaxed);
+                seen
+            }
+            WhenFull::Deny | WhenFull::EvictExpiringSoonest => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Observation {
+                    before: seen.most,
+                    after: seen.most.saturating_add(hits.amount().max(1)),
+                    ..seen
+                }
+            }
+        };
+        (seen, Done::Nothing)
+    }
+
+    fn terms(&self, charge: &Charge<'_>, method: Method) -> Terms {
+        Terms {
+            method,
+            limit: charge.limit,
+            value: self.seed.hash(charge.value),
+        }
     }
 
     /// Undoes a charge. A counter that had to make room meanwhile stays away.
@@ -280,14 +410,18 @@ impl MemoryStore {
         hits: Hits,
         now: Timestamp,
     ) -> Observation {
-        let window = charge.limit.window;
+        if let Some(method) = charge.method {
+            return self
+                .charge_special(table, key, (charge, method), hits, now)
+                .0;
+        }
         if let Ok(mut found) = table.entry(key) {
             let slot = found.get_mut();
-            let step = fixed_window(window, Some(slot.cell), hits, now);
+            let step = fixed_window(charge.limit, Some(slot.cell), hits, now);
             slot.cell = step.cell;
             return step.observation;
         }
-        let step = fixed_window(window, None, hits, now);
+        let step = fixed_window(charge.limit, None, hits, now);
         if step.cell.count == 0 {
             // A look, or a refund of nothing: no counter is needed to say so.
             return step.observation;
@@ -321,7 +455,7 @@ impl MemoryStore {
                 Observation {
                     before,
                     after: before.saturating_add(step.observation.after),
-                    resets: step.observation.resets,
+                    ..step.observation
                 }
             }
         }
@@ -453,16 +587,33 @@ impl Table {
             .insert_unique(slot.key[0], slot, |slot| slot.key[0]);
     }
 
+    fn special(&mut self, key: [u64; 2]) -> Option<&mut Counter> {
+        let found = self.special.find_mut(key[0], |slot| slot.key == key);
+        found.map(|slot| &mut slot.counter)
+    }
+
+    fn insert_special(&mut self, slot: SpecialSlot) {
+        self.special
+            .insert_unique(slot.key[0], slot, |slot| slot.key[0]);
+    }
+
+    fn remove_special(&mut self, key: [u64; 2]) -> bool {
+        let found = self.special.find_entry(key[0], |slot| slot.key == key);
+        found.map(hash_table::OccupiedEntry::remove).is_ok()
+    }
+
     /// Drops slots whose window has ended; says how many.
     fn free_expired(&mut self, now: Timestamp) -> usize {
         self.swept = now.as_secs();
-        self.retain(|cell| cell.expires.saturating_add(GRACE) > now)
+        self.retain(|expires| expires.saturating_add(GRACE) > now)
     }
 
     /// Drops those that would go soonest, a small share of all at once; says
     /// how many.
     fn evict_soonest(&mut self) -> usize {
-        let mut ends: Vec<Timestamp> = self.slots.iter().map(|slot| slot.cell.expires).collect();
+        let plain = self.slots.iter().map(|slot| slot.cell.expires);
+        let special = self.special.iter().map(|slot| slot.counter.expires());
+        let mut ends: Vec<Timestamp> = plain.chain(special).collect();
         if ends.is_empty() {
             return 0;
         }
@@ -470,24 +621,28 @@ impl Table {
         let (_, &mut last, _) = ends.select_nth_unstable(left - 1);
         let earlier = ends.iter().filter(|&&end| end < last).count();
         let mut at_last = left - earlier;
-        self.retain(|cell| {
-            let goes = left > 0 && (cell.expires < last || (cell.expires == last && at_last > 0));
+        self.retain(|expires| {
+            let goes = left > 0 && (expires < last || (expires == last && at_last > 0));
             if goes {
                 left -= 1;
-                at_last -= usize::from(cell.expires == last);
+                at_last -= usize::from(expires == last);
             }
             !goes
         })
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(&Cell) -> bool) -> usize {
-        let before = self.slots.len();
-        self.slots.retain(|slot| keep(&slot.cell));
-        let len = self.slots.len();
-        if self.slots.capacity() / 4 > len {
-            self.slots.shrink_to(len * 2, |slot| slot.key[0]);
+    fn retain(&mut self, mut keep: impl FnMut(Timestamp) -> bool) -> usize {
+        let before = self.slots.len() + self.special.len();
+        self.slots.retain(|slot| keep(slot.cell.expires));
+        self.special.retain(|slot| keep(slot.counter.expires()));
+        let (plain, special) = (self.slots.len(), self.special.len());
+        if self.slots.capacity() / 4 > plain {
+            self.slots.shrink_to(plain * 2, |slot| slot.key[0]);
         }
-        before - len
+        if self.special.capacity() / 4 > special {
+            self.special.shrink_to(special * 2, |slot| slot.key[0]);
+        }
+        before - plain - special
     }
 }
 

@@ -47,7 +47,11 @@ fn charge(
                 entries,
                 shared: None,
                 window: Window::of(*unit),
+                kind: 0,
+                last: None,
             },
+            method: None,
+            value: b"",
             limit: Limit {
                 requests: *requests,
                 window: Window::of(*unit),
@@ -181,7 +185,11 @@ fn all_or_nothing(store: &MemoryStore, now: Timestamp, asked: &[Asked]) -> Vec<O
                 entries: &KEYS[asked.counter],
                 shared: None,
                 window,
+                kind: 0,
+                last: None,
             },
+            method: None,
+            value: b"",
             limit: Limit {
                 requests: asked.limit,
                 window,

@@ -30,6 +30,8 @@ const ENGINE_CRATES: &[&str] = &[
     "crate",
     "hashbrown",
     "siphasher",
+    "chrono",
+    "chrono_tz",
     "smallvec",
 ];
 

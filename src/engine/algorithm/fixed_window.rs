@@ -5,7 +5,7 @@
 //! sees a count of 4 and is over; the fifth begins a new window and sees 1.
 
 use super::{Cell, Observation, Step};
-use crate::engine::{descriptor::Hits, limit::Window, time::Timestamp};
+use crate::engine::{descriptor::Hits, limit::Limit, time::Timestamp};
 
 /// By how many seconds a clock may have been ahead, whatever the window.
 const MOST_AHEAD: u64 = 10;
@@ -16,7 +16,8 @@ const MOST_AHEAD: u64 = 10;
 /// from a window or some seconds later goes on counting. One from further
 /// ahead was written by a clock that was wrong, and counts for nothing.
 #[must_use]
-pub fn fixed_window(window: Window, old: Option<Cell>, hits: Hits, now: Timestamp) -> Step {
+pub fn fixed_window(limit: Limit, old: Option<Cell>, hits: Hits, now: Timestamp) -> Step {
+    let window = limit.window;
     let length = window.seconds();
     let start = window.start(now);
     let ahead = length.max(MOST_AHEAD);
@@ -27,18 +28,14 @@ pub fn fixed_window(window: Window, old: Option<Cell>, hits: Hits, now: Timestam
         _ => (0, start),
     };
     let after = hits.apply(before);
-    let resets = Timestamp::from_secs(window_start.saturating_add(length));
+    let resets = window.end(Timestamp::from_secs(window_start));
     Step {
         cell: Cell {
             count: after,
             window_start,
             expires: resets,
         },
-        observation: Observation {
-            before,
-            after,
-            resets,
-        },
+        observation: Observation::of_window(before, after, limit.requests, resets),
     }
 }
 
@@ -47,9 +44,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::limit::Unit;
+    use crate::engine::limit::{Unit, Window};
 
-    const MINUTE: Window = Window::of(Unit::Minute);
+    const MINUTE: Limit = Limit {
+        requests: 10,
+        window: Window::of(Unit::Minute),
+    };
 
     #[test]
     fn counts_within_a_window_and_starts_anew_at_its_edge() {

@@ -89,6 +89,10 @@ fn write_canonical(key: &CounterKey<'_>, start: u64, out: &mut Vec<u8>) {
     });
     out.push(b'@');
     push_number(out, key.window.seconds());
+    if let Some(calendar) = key.window.calendar() {
+        out.push(b'/');
+        out.extend_from_slice(calendar.to_string().as_bytes());
+    }
     out.push(b':');
     push_number(out, start);
 }
@@ -135,6 +139,8 @@ mod tests {
             entries: &entries,
             shared: None,
             window: Window::of(unit),
+            kind: 0,
+            last: None,
         };
         let mut out = b"left over".to_vec();
         Keys::new(format, prefix, HashSeed(1, 2)).write(&key, AT, &mut out);
@@ -182,6 +188,8 @@ mod tests {
             entries: &[],
             shared: None,
             window: Window::of(Unit::Hour),
+            kind: 0,
+            last: None,
         };
         let keys = Keys::new(Format::Canonical, "", HashSeed(1, 2));
         let end = keys.write(&key, AT, &mut vec![]);

@@ -366,7 +366,7 @@ impl Shared {
                 }
             };
             match seen {
-                Some(seen) => Here::Decided(seen.until(terms.resets)),
+                Some(seen) => Here::Decided(seen.told(&terms)),
                 None => Here::Ask(self.key(scratch, hash, charge.limit.window), terms),
             }
         })
@@ -437,7 +437,7 @@ impl Shared {
         Key {
             bytes: bytes.into(),
             hash,
-            ttl: window.seconds().saturating_add(more),
+            ttl: window.longest_seconds().saturating_add(more),
         }
     }
 
@@ -449,9 +449,9 @@ impl Shared {
         mut seen: PerDescriptor<Option<Observation>>,
         until: Option<Instant>,
     ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
-        let places: SmallVec<[(usize, Timestamp); 4]> = asked
+        let places: SmallVec<[(usize, Terms); 4]> = asked
             .iter()
-            .map(|asked| (asked.place, asked.terms.resets))
+            .map(|asked| (asked.place, asked.terms))
             .collect();
         let works = asked.into_iter().map(|Asked { place, key, terms }| {
             let charge = &charges[place];
@@ -463,9 +463,9 @@ impl Shared {
         });
         let answers = self.ask(works, Caller::until(until)).await;
         let mut failure = None;
-        for (answer, (place, resets)) in first_of_each(answers).zip(places) {
+        for (answer, (place, terms)) in first_of_each(answers).zip(places) {
             match answer {
-                Ok(sight) => seen[place] = Some(sight.until(resets)),
+                Ok(sight) => seen[place] = Some(sight.told(&terms)),
                 Err(error) => failure = Some(error),
             }
         }
@@ -526,11 +526,8 @@ fn finish(
 // === impl Seen ===
 
 impl Seen {
-    fn until(self, resets: Timestamp) -> Observation {
-        Observation {
-            before: self.before,
-            after: self.after,
-            resets,
-        }
+    /// What is told of it, where it was held against `terms`.
+    fn told(self, terms: &Terms) -> Observation {
+        Observation::of_window(self.before, self.after, terms.limit, terms.resets)
     }
 }

@@ -97,7 +97,7 @@ pub(super) async fn charge(
     match answer {
         Ok(sights) => {
             for (index, sight) in asked.into_iter().zip(sights) {
-                seen[index] = Some(sight.until(wishes[index].terms.resets));
+                seen[index] = Some(sight.told(&wishes[index].terms));
             }
             finish(seen, None)
         }
@@ -156,7 +156,7 @@ fn refuse_known(
     }
     for (wish, seen) in wishes.iter().zip(seen) {
         let counts = mode == Mode::OthersStandStill;
-        *seen = known(wish, counts).map(|seen| seen.until(wish.terms.resets));
+        *seen = known(wish, counts).map(|seen| seen.told(&wish.terms));
     }
     true
 }

@@ -13,6 +13,7 @@ use ratekeeper::{
     engine::{
         decision::{Code, Decision, Policy, Status},
         headers::{HeaderNames, Headers},
+        limit::Window,
         metadata,
         plan::Grant,
         rules::RuleSet,
@@ -166,11 +167,12 @@ fn status_line(rules: &RuleSet, status: &Status) -> String {
         (Grant::Nothing, Code::Ok, 0, 0) => "no limit".to_owned(),
         (Grant::Unlimited, Code::Ok, u32::MAX, 0) => "unlimited".to_owned(),
         (Grant::Limited(limit), ..) => {
-            let name = match status.rule.map(|rule| &*rules.detail(rule).name) {
-                None | Some("") => String::new(),
-                Some(name) => format!("({name}) "),
+            let name = match status.name(rules) {
+                "" => String::new(),
+                name => format!("({name}) "),
             };
-            let (requests, window) = (limit.requests, limit.window);
+            let requests = limit.requests;
+            let window = Window::times(limit.window.unit(), limit.window.multiplier());
             format!("{code} {requests}/{window} {name}left {left} reset {reset}")
         }
         (grant, ..) => format!("{code} {grant:?} left {left} reset {reset}"),

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use ratekeeper::engine::{
-    algorithm::{Cell, Observation, fixed_window},
+    algorithm::{Cell, Counter, Observation, counter::Terms, fixed_window},
     decision::{Decision, Policy},
     descriptor::Hits,
     plan::{Charge, Plan, Refuses},
@@ -25,7 +25,15 @@ pub(super) struct Engine {
     policy: Policy,
     shown: Shown,
     stop_when_over: bool,
-    cells: HashMap<Vec<u8>, Cell>,
+    cells: Cells,
+}
+
+type Cells = HashMap<Vec<u8>, State>;
+
+#[derive(Clone)]
+enum State {
+    Plain(Cell),
+    Special(Box<Counter>),
 }
 
 impl Engine {
@@ -72,7 +80,7 @@ enum Mode {
 
 /// The plainest store there can be.
 fn charge(
-    cells: &mut HashMap<Vec<u8>, Cell>,
+    cells: &mut Cells,
     charges: &[Charge<'_>],
     mode: Mode,
     now: Timestamp,
@@ -90,28 +98,58 @@ fn charge(
         let counts = !refused || (over && mode == Mode::OthersStandStill);
         let hits = if counts { charge.hits } else { Hits::Take(0) };
         let observation = step(cells, charge, hits, now);
+        if over && !counts {
+            lock(cells, charge, now);
+        }
         observations.push(if over && !counts { tried } else { observation });
     }
     observations
 }
 
-fn step(
-    cells: &mut HashMap<Vec<u8>, Cell>,
-    charge: &Charge<'_>,
-    hits: Hits,
-    now: Timestamp,
-) -> Observation {
+fn step(cells: &mut Cells, charge: &Charge<'_>, hits: Hits, now: Timestamp) -> Observation {
     let key = charge.key.canonical().to_vec();
-    let old = cells.get(&key).copied();
-    let step = fixed_window(charge.limit.window, old, hits, now);
-    cells.insert(key, step.cell);
-    step.observation
+    let Some(terms) = terms(charge) else {
+        let old = match cells.get(&key) {
+            Some(State::Plain(cell)) => Some(*cell),
+            _ => None,
+        };
+        let step = fixed_window(charge.limit, old, hits, now);
+        cells.insert(key, State::Plain(step.cell));
+        return step.observation;
+    };
+    let mut counter = match cells.remove(&key) {
+        Some(State::Special(counter)) => counter,
+        _ => Box::default(),
+    };
+    let (seen, _) = counter.charge(&terms, hits, now);
+    cells.insert(key, State::Special(counter));
+    seen
+}
+
+/// What has refused may be locked by it, though nothing was counted.
+fn lock(cells: &mut Cells, charge: &Charge<'_>, now: Timestamp) {
+    let key = charge.key.canonical().to_vec();
+    let takes = matches!(charge.hits, Hits::Take(1..));
+    if let (Some(terms), Some(State::Special(counter)), true) =
+        (terms(charge), cells.get_mut(&key), takes)
+    {
+        counter.lock(&terms, now);
+    }
+}
+
+fn terms(charge: &Charge<'_>) -> Option<Terms> {
+    let value = charge.value.iter();
+    Some(Terms {
+        method: charge.method?,
+        limit: charge.limit,
+        value: value.fold(7, |hash, &byte| hash * 257 + u128::from(byte)),
+    })
 }
 
 /// What each would see, and whether it would be over. One after the other,
 /// unless they may come to stand still: then each as if it were alone.
 fn trial(
-    cells: &HashMap<Vec<u8>, Cell>,
+    cells: &Cells,
     charges: &[Charge<'_>],
     mode: Mode,
     now: Timestamp,
@@ -124,9 +162,7 @@ fn trial(
                 trial.clone_from(cells);
             }
             let seen = step(&mut trial, charge, charge.hits, now);
-            let takes = matches!(charge.hits, Hits::Take(_));
-            let over = takes && seen.after > u64::from(charge.limit.requests);
-            (seen, over)
+            (seen, charge.is_over(&seen))
         })
         .collect()
 }

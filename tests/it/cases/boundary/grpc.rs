@@ -174,9 +174,9 @@ fn lines(response: &RateLimitResponse, with_metadata: bool) -> Lines {
         );
     }
     match &response.dynamic_metadata {
-        Some(whole) if with_metadata => {
+        Some(whole) => {
             let whole = struct_to_json(whole);
-            if let Some(merged) = whole.get("metadata") {
+            if let Some(merged) = whole.get("metadata").filter(|_| with_metadata) {
                 put_metadata(&mut lines, "metadata", merged);
             }
             put_metadata(&mut lines, "dynamic_metadata", &whole);

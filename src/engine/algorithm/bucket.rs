@@ -1,0 +1,140 @@
+//! Buckets: hits fill, time drains, `requests` in each window.
+//!
+//! A token bucket and a leaky bucket are one thing: so many hits pass at once
+//! (`burst`), so many more wait for their turn (`max_queue`, 0 for a token
+//! bucket), the rest is refused and not counted. The count is the level: the
+//! tokens that are missing from a full token bucket, or the requests in the
+//! queue.
+//!
+//! Example: 30 per minute with a burst of 30. 30 hits pass at once, then one
+//! every two seconds.
+//!
+//! The level is kept in 2⁻²⁰ of a hit, and rounded up: less than a millionth
+//! of a hit is lost with each that passes, never won.
+
+use super::{
+    Observation,
+    method::MOST_HITS,
+    ticks::{Ticks, micros, muldiv, timestamp},
+};
+use crate::engine::{descriptor::Hits, limit::Limit, time::Timestamp};
+
+/// A bucket's level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bucket {
+    /// In 2⁻²⁰ of a hit.
+    pub(super) level: u64,
+    /// As of when, in microseconds since the epoch.
+    pub(super) at: u64,
+}
+
+/// One hit.
+const ONE: u64 = 1 << 20;
+
+/// Counts `hits` at `now`.
+pub(super) fn bucket(
+    limit: Limit,
+    burst: u32,
+    most: u64,
+    old: Bucket,
+    hits: Hits,
+    now: Timestamp,
+) -> (Bucket, Observation) {
+    let ticks = Ticks::of(limit.window);
+    let rate = u64::from(limit.requests) * ONE;
+    let state = drain(old, ticks, rate, micros(now));
+    let before = state.level.div_ceil(ONE);
+    let empties = |state: Bucket| {
+        timestamp(state.at.saturating_add(time(state.level, ticks, limit))).max(now)
+    };
+    let hits = match hits {
+        Hits::GiveBack(hits) => {
+            let given = hits.min(MOST_HITS) * ONE;
+            let new = Bucket {
+                level: state.level.saturating_sub(given),
+                ..state
+            };
+            let observation = Observation {
+                before,
+                after: new.level.div_ceil(ONE),
+                most,
+                resets: empties(new),
+                passes: now,
+            };
+            return (new, observation);
+        }
+        Hits::Take(hits) => hits.min(MOST_HITS),
+    };
+    let total = state.level + hits * ONE;
+    let after = total.div_ceil(ONE);
+    if after > most {
+        let passes = if hits > most {
+            Timestamp::MAX
+        } else {
+            timestamp(
+                state
+                    .at
+                    .saturating_add(time(total - most * ONE, ticks, limit)),
+            )
+        };
+        let observation = Observation {
+            before,
+            after,
+            most,
+            resets: empties(state),
+            passes,
+        };
+        return (state, observation);
+    }
+    let new = Bucket {
+        level: total,
+        ..state
+    };
+    let waits = total.saturating_sub(u64::from(burst).max(hits) * ONE);
+    let passes = if waits > 0 && hits > 0 {
+        timestamp(state.at.saturating_add(time(waits, ticks, limit))).max(now)
+    } else {
+        now
+    };
+    let observation = Observation {
+        before,
+        after,
+        most,
+        resets: empties(new),
+        passes,
+    };
+    (new, observation)
+}
+
+/// The level at `now`.
+fn drain(old: Bucket, ticks: Ticks, rate: u64, now: u64) -> Bucket {
+    let elapsed = now.saturating_sub(old.at);
+    let (whole, part) = (
+        elapsed / ticks.tick / ticks.length,
+        elapsed / ticks.tick % ticks.length,
+    );
+    let drained = whole
+        .saturating_mul(rate)
+        .saturating_add(muldiv(part, rate, ticks.length));
+    let level = old.level.saturating_sub(drained);
+    let at = if level == 0 {
+        old.at.max(now)
+    } else {
+        // What is less than a tick drains later.
+        old.at + (elapsed - elapsed % ticks.tick)
+    };
+    Bucket { level, at }
+}
+
+/// Microseconds until `level` has drained.
+fn time(level: u64, ticks: Ticks, limit: Limit) -> u64 {
+    let rate = u128::from(limit.requests) * u128::from(ONE);
+    if level == 0 {
+        return 0;
+    }
+    if rate == 0 {
+        return ticks.micros();
+    }
+    let length = (u128::from(level) * u128::from(ticks.length)).div_ceil(rate);
+    u64::try_from(length).map_or(u64::MAX, |length| length.saturating_mul(ticks.tick))
+}
