@@ -69,6 +69,46 @@ impl Default for Counter {
 }
 
 impl Counter {
+    /// The counter that a store tells as `a b c locked first|at:hits at:hits`;
+    /// `None` if that is not what it is told.
+    #[must_use]
+    pub fn from_text(algorithm: Algorithm, text: &str) -> Option<Self> {
+        let (head, log) = text.split_once('|')?;
+        let mut numbers = head.split(' ').map(|number| number.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten();
+        let [a, b, c] = [next()?, next()?, next()?];
+        let (locked, first) = (next()?, next()?);
+        let state = match algorithm {
+            Algorithm::FixedWindow => State::Window(Cell {
+                count: a,
+                window_start: b,
+                expires: Timestamp::default(),
+            }),
+            Algorithm::SlidingWindow => State::Sliding(Sliding {
+                start: a,
+                last: b,
+                count: c,
+            }),
+            Algorithm::SlidingLog => {
+                let hits = log.split(' ').filter(|hit| !hit.is_empty());
+                let hits = hits.map(|hit| {
+                    let (at, hits) = hit.split_once(':')?;
+                    Some((at.parse().ok()?, hits.parse().ok()?))
+                });
+                State::Log(hits.collect::<Option<Log>>()?)
+            }
+            Algorithm::Bucket { .. } => State::Bucket(Bucket { level: a, at: b }),
+            Algorithm::Opened | Algorithm::Event if a > 0 => State::Event(a),
+            Algorithm::Opened | Algorithm::Event | Algorithm::DistinctValues(_) => State::Empty,
+        };
+        Some(Self {
+            state,
+            locked,
+            first,
+            expires: Timestamp::default(),
+        })
+    }
+
     /// Counts `hits` at `now`.
     pub fn charge(&mut self, terms: &Terms, hits: Hits, now: Timestamp) -> (Observation, Done) {
         let most = self.most(terms, hits, now);
@@ -256,8 +296,8 @@ impl Counter {
                     _ => Bucket::default(),
                 };
                 let (new, observation) = bucket(terms.limit, burst, most, old, hits, now);
-                // A refusal leaves no trace, not even of rounding.
-                if !observation.is_over() {
+                // Neither a refusal nor a look leaves a trace of rounding.
+                if !observation.is_over() && hits.amount() > 0 {
                     self.state = State::Bucket(new);
                 }
                 observation

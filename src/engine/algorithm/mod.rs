@@ -7,10 +7,12 @@
 //! others are counted by a [`Counter`], in this order of reading: [`method`]
 //! how a limit says it is counted · [`counter`] a counter's state, bans and
 //! warm-up · `sliding_window`, `sliding_log`, `bucket`, `values`, `gate` the
-//! algorithms · `ticks` exact arithmetic that Redis can do, too.
+//! algorithms · `ticks` exact arithmetic that Redis can do, too ·
+//! [`elsewhere`] for stores that run the algorithms themselves.
 
 mod bucket;
 pub mod counter;
+pub mod elsewhere;
 mod fixed_window;
 mod gate;
 pub mod method;

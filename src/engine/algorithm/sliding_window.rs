@@ -42,9 +42,9 @@ pub(super) fn sliding_window(
     let elapsed = micros(now).saturating_sub(state.start).min(length) / ticks.tick;
     let covered = |last: u64| {
         let left = ticks.length - elapsed;
-        let whole = muldiv(left, last, ticks.length);
         // Rounded up: what is covered in part counts.
-        whole + u64::from(muldiv(left, last, ticks.length) * ticks.length != left * last)
+        let product = u128::from(left) * u128::from(last);
+        u64::try_from(product.div_ceil(ticks.length.into())).unwrap_or(u64::MAX)
     };
     let before = covered(state.last) + state.count;
     match hits {

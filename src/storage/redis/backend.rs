@@ -261,7 +261,9 @@ impl Backend {
             Work::GiveBack(key, ..) => self.forget(key.hash),
             Work::Together(together) => {
                 for (part, seen) in together.parts.iter().zip(sight) {
-                    if part.gives_back {
+                    if part.special.is_some() {
+                        // Its state says more than a count: nothing is known.
+                    } else if part.gives_back {
                         self.forget(part.key.hash);
                     } else if seen.before >= part.limit.into() && self.refunds() == refunds {
                         let lasts = self.lasts(part.resets);

@@ -15,6 +15,11 @@ use smallvec::SmallVec;
 
 use super::scripts;
 use crate::engine::{
+    algorithm::{
+        Observation, counter,
+        elsewhere::{Stored, hits_told},
+    },
+    descriptor::Hits,
     plan::{PerDescriptor, Refuses},
     time::Timestamp,
 };
@@ -80,11 +85,26 @@ pub(super) struct Part {
     /// When the key's window ends.
     pub(super) resets: Timestamp,
     pub(super) refuses: Refuses,
+    /// What there is to say of a counter that is more than a plain fixed
+    /// window.
+    pub(super) special: Option<Box<Special>>,
+}
+
+/// A counter that is more than a plain fixed window.
+#[derive(Clone, Debug)]
+pub(super) struct Special {
+    pub(super) terms: counter::Terms,
+    /// When it is charged.
+    pub(super) now: Timestamp,
+    /// Stands for the value, where different values are counted.
+    pub(super) value: [u8; 16],
 }
 
 /// What happens to the counters of a request that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// They take their hits.
+    Each,
     /// Nothing.
     AllOrNothing,
     /// Those over their limit take their hits.
@@ -96,6 +116,8 @@ pub(super) enum Mode {
 pub(super) struct Seen {
     pub(super) before: u64,
     pub(super) after: u64,
+    /// All of it, of a counter that is more than a plain fixed window.
+    pub(super) special: Option<Observation>,
 }
 
 /// What an item saw: one for a single key, one for each part otherwise.
@@ -116,6 +138,8 @@ pub(super) struct Flush<T> {
     items: Vec<Item<T>>,
     /// The command of each item.
     places: Vec<usize>,
+    /// The place of each item's first counter in that command.
+    offsets: Vec<usize>,
     commands: Vec<Command>,
 }
 
@@ -138,7 +162,7 @@ enum Command {
         item: usize,
     },
     Together {
-        item: usize,
+        items: SmallVec<[usize; 1]>,
     },
     Asking,
 }
@@ -177,6 +201,8 @@ pub(super) trait Advice {
     fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64;
 }
 
+/// Charges of one counter that share a script's run.
+const MOST_SHARING: usize = 64;
 /// A count that Redis can still tell.
 const MOST: u64 = i64::MAX as u64;
 /// The most hits of one command that stands for several.
@@ -219,6 +245,58 @@ impl Work {
     }
 }
 
+// === impl Together ===
+
+impl Together {
+    /// One counter by itself.
+    pub(super) fn each(part: Part) -> Self {
+        Self {
+            parts: [part].into(),
+            mode: Mode::Each,
+            refused: false,
+        }
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// Of a counter whose answers tell everything.
+    pub(super) fn of_special(now: Timestamp) -> Self {
+        Self {
+            limit: 0,
+            resets: now,
+            leased: false,
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// The change that is asked for.
+    pub(super) fn hits(&self) -> Hits {
+        if self.gives_back {
+            Hits::GiveBack(self.hits)
+        } else {
+            Hits::Take(self.hits)
+        }
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// Of a plain fixed window.
+    pub(super) fn of(before: u64, after: u64) -> Self {
+        Self {
+            before,
+            after,
+            special: None,
+        }
+    }
+}
+
 // === impl Flush ===
 
 impl<T> Flush<T> {
@@ -226,6 +304,7 @@ impl<T> Flush<T> {
     pub(super) fn new(items: Vec<Item<T>>, advice: &mut impl Advice) -> Self {
         let mut flush = Self {
             places: Vec::with_capacity(items.len()),
+            offsets: vec![0; items.len()],
             commands: Vec::with_capacity(items.len()),
             items,
         };
@@ -288,10 +367,29 @@ impl<T> Flush<T> {
                 self.push(asking, |item| Command::GiveBack { item })
             }
             Work::Together(together) => {
+                let alone = match &*together.parts {
+                    [part] if together.mode == Mode::Each && !asking => Some(part.key.hash),
+                    _ => None,
+                };
+                if let Some(hash) = alone
+                    && let Some(place) = open.get(hash)
+                    && let Command::Together { items } = &mut self.commands[place]
+                    && items.len() < MOST_SHARING
+                {
+                    self.offsets[index] = items.len();
+                    items.push(index);
+                    return place;
+                }
                 for part in &together.parts {
                     open.remove(part.key.hash);
                 }
-                self.push(asking, |item| Command::Together { item })
+                let place = self.push(asking, |item| Command::Together {
+                    items: SmallVec::from_slice(&[item]),
+                });
+                if let Some(hash) = alone {
+                    open.insert(hash, place);
+                }
+                place
             }
         }
     }
@@ -356,11 +454,30 @@ impl<T> Flush<T> {
                 script.arg(&*key.bytes).arg(hits).arg(key.ttl);
                 script.arg(&*news.channel).arg(&*news.name);
             }
-            Command::Together { item } => {
-                if let Work::Together(together) = &self.items[*item].work {
-                    write_together(together, news, pipeline);
-                }
+            Command::Together { items } => {
+                let together = items.iter().map(|&item| &self.items[item].work);
+                let together: SmallVec<[&Together; 1]> = together
+                    .filter_map(|work| match work {
+                        Work::Together(together) => Some(together),
+                        Work::Take(..) | Work::GiveBack(..) => None,
+                    })
+                    .collect();
+                write_together(&together, news, pipeline);
             }
+        }
+    }
+
+    /// What the counters of a command have seen, in order.
+    fn sights(&self, items: &[usize], reply: Option<Value>) -> Result<Vec<Seen>, Refused> {
+        let parts = items.iter().flat_map(|&item| match &self.items[item].work {
+            Work::Together(together) => &*together.parts,
+            Work::Take(..) | Work::GiveBack(..) => &[],
+        });
+        let parts: SmallVec<[&Part; 4]> = parts.collect();
+        if parts.iter().any(|part| part.special.is_some()) {
+            special_sights(reply, &parts)
+        } else {
+            sights(reply, parts.len())
         }
     }
 
@@ -379,6 +496,14 @@ impl<T> Flush<T> {
         let mut counts: Vec<Result<i128, Refused>> = Vec::with_capacity(self.commands.len());
         let mut replies: Vec<Option<Value>> = replies.into_iter().map(Some).collect();
         replies.resize_with(self.commands.len(), || None);
+        let mut together: Vec<Option<Result<Vec<Seen>, Refused>>> = vec![];
+        together.resize_with(self.commands.len(), || None);
+        for (command, place) in self.commands.iter().zip(0..) {
+            if let Command::Together { items } = command {
+                let reply: Option<Value> = replies[place].take();
+                together[place] = Some(self.sights(items, reply));
+            }
+        }
         for (command, reply) in self.commands.iter().zip(&mut replies) {
             let Command::Run {
                 item,
@@ -408,7 +533,8 @@ impl<T> Flush<T> {
             }
             counts.push(before);
         }
-        for (item, place) in self.items.into_iter().zip(self.places) {
+        let places = self.places.into_iter().zip(self.offsets);
+        for (item, (place, offset)) in self.items.into_iter().zip(places) {
             let sight = match &item.work {
                 Work::Take(_, hits, _) => match &mut counts[place] {
                     Ok(position) => {
@@ -422,9 +548,14 @@ impl<T> Flush<T> {
                     let hits = i128::from((*hits).min(MOST_IN_SCRIPT));
                     one(after + hits, after, 0)
                 }),
-                Work::Together(Together { parts, .. }) => {
-                    sights(replies[place].take(), parts.len())
-                }
+                Work::Together(Together { parts, .. }) => match &together[place] {
+                    Some(Ok(seen)) => seen
+                        .get(offset..offset + parts.len())
+                        .map(SmallVec::from_slice)
+                        .ok_or(Refused::Nonsense),
+                    Some(Err(refused)) => Err(refused.clone()),
+                    None => Err(Refused::Nonsense),
+                },
             };
             tell(item, sight);
         }
@@ -456,26 +587,37 @@ fn one(before: i128, after: i128, hits: u64) -> Sight {
     } else {
         clamp(after)
     };
-    SmallVec::from_slice(&[Seen { before, after }])
+    SmallVec::from_slice(&[Seen::of(before, after)])
 }
 
-fn write_together(together: &Together, news: &Newsroom, pipeline: &mut redis::Pipeline) {
-    let Together {
-        parts,
-        mode,
-        refused,
-    } = together;
-    let command = pipeline.cmd("EVAL").arg(scripts::TOGETHER).arg(parts.len());
-    for part in parts {
+/// Several of `all` only where each counter is charged by itself.
+fn write_together(all: &[&Together], news: &Newsroom, pipeline: &mut redis::Pipeline) {
+    let Some(Together { mode, refused, .. }) = all.first() else {
+        return;
+    };
+    let parts = || all.iter().flat_map(|together| &together.parts);
+    let special = parts().any(|part| part.special.is_some());
+    let script = if special {
+        scripts::COUNTERS
+    } else {
+        scripts::TOGETHER
+    };
+    let command = pipeline.cmd("EVAL").arg(script).arg(parts().count());
+    for part in parts() {
         command.arg(&*part.key.bytes);
     }
     command.arg(match mode {
+        Mode::Each => "each",
         Mode::AllOrNothing => "nothing",
         Mode::OthersStandStill => "still",
     });
     command.arg(if *refused { "refused" } else { "" });
     command.arg(&*news.channel).arg(&*news.name);
-    for part in parts {
+    for part in parts() {
+        if special {
+            write_part(part, command);
+            continue;
+        }
         let sign = if part.gives_back { "-" } else { "" };
         let hits = part.hits.min(MOST_IN_SCRIPT);
         let refuses = match part.refuses {
@@ -486,6 +628,89 @@ fn write_together(together: &Together, news: &Newsroom, pipeline: &mut redis::Pi
         command.arg(format!("{sign}{hits}")).arg(part.limit);
         command.arg(refuses).arg(part.key.ttl);
     }
+}
+
+/// A part as the script for counters of any algorithm reads it.
+fn write_part(part: &Part, command: &mut redis::Pipeline) {
+    let sign = if part.gives_back { "-" } else { "+" };
+    let refuses = match part.refuses {
+        Refuses::Never => "never",
+        Refuses::Alone => "alone",
+        Refuses::WithOthers => "others",
+    };
+    let Some(special) = &part.special else {
+        let hits = part.hits.min(MOST_IN_SCRIPT);
+        command.arg("p").arg(hits).arg(sign).arg(refuses);
+        command.arg(part.limit).arg(part.key.ttl);
+        return;
+    };
+    let numbers = special.terms.numbers(special.now);
+    command.arg(numbers.kind).arg(hits_told(part.hits()));
+    command.arg(sign).arg(refuses);
+    command
+        .arg(numbers.now)
+        .arg(numbers.full)
+        .arg(numbers.requests);
+    command.arg(numbers.tick).arg(numbers.length);
+    command
+        .arg(numbers.start)
+        .arg(numbers.ends)
+        .arg(numbers.lockout);
+    match numbers.warm_up {
+        Some((from, over)) => command.arg(from).arg(over),
+        None => command.arg(-1).arg(0),
+    };
+    if let Some((remember, exact_up_to)) = numbers.values {
+        command.arg(&special.value).arg(remember).arg(exact_up_to);
+    }
+}
+
+/// What each of `parts` has seen: a list of numbers, or a number and a state.
+fn special_sights(reply: Option<Value>, parts: &[&Part]) -> Result<Vec<Seen>, Refused> {
+    let values = match reply {
+        Some(Value::Array(values)) if values.len() == parts.len() => values,
+        Some(Value::ServerError(error)) => return Err(Refused::Server(error)),
+        _ => return Err(Refused::Nonsense),
+    };
+    let seen = parts.iter().zip(values);
+    let seen = seen.map(|(part, value)| special_sight(part, value).ok_or(Refused::Nonsense));
+    seen.collect()
+}
+
+fn special_sight(part: &Part, value: Value) -> Option<Seen> {
+    let Value::Array(values) = value else {
+        return None;
+    };
+    let number = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let Some(special) = &part.special else {
+        return match &values[..] {
+            [_, before, after] => Some(Seen::of(number(before)?, number(after)?)),
+            _ => None,
+        };
+    };
+    let stored = match &values[..] {
+        [_, Value::BulkString(state)] => Stored::State(std::str::from_utf8(state).ok()?),
+        [_, before, after, known] => Stored::Values {
+            before: number(before)?,
+            after: number(after)?,
+            known: number(known)? == 1,
+        },
+        _ => return None,
+    };
+    // 0 where its hits were not counted.
+    let hits = match values.first() {
+        Some(Value::Int(1)) => part.hits(),
+        _ => Hits::Take(0),
+    };
+    let told = special.terms.observe(stored, hits, special.now)?;
+    Some(Seen {
+        before: told.before,
+        after: told.after,
+        special: Some(told),
+    })
 }
 
 /// The count that a reply tells. One that Redis could not count to is as good
@@ -506,7 +731,7 @@ fn is_overflow(error: &ServerError) -> bool {
 }
 
 /// Counts before and after for each of `parts` parts.
-fn sights(reply: Option<Value>, parts: usize) -> Result<Sight, Refused> {
+fn sights(reply: Option<Value>, parts: usize) -> Result<Vec<Seen>, Refused> {
     let values = match reply {
         Some(Value::Array(values)) if values.len() == 2 * parts => values,
         Some(Value::ServerError(error)) => return Err(Refused::Server(error)),
@@ -518,12 +743,7 @@ fn sights(reply: Option<Value>, parts: usize) -> Result<Sight, Refused> {
     };
     values
         .chunks_exact(2)
-        .map(|pair| {
-            Ok(Seen {
-                before: number(&pair[0])?,
-                after: number(&pair[1])?,
-            })
-        })
+        .map(|pair| Ok(Seen::of(number(&pair[0])?, number(&pair[1])?)))
         .collect()
 }
 

@@ -92,7 +92,7 @@ fn settle(flush: Flush<usize>, replies: Vec<Value>) -> Vec<(usize, Option<Seen>)
 }
 
 fn seen(before: u64, after: u64) -> Option<Seen> {
-    Some(Seen { before, after })
+    Some(Seen::of(before, after))
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn hits_in_advance_come_last() {
         extra: 40,
     };
     assert_eq!(granted, [News::Granted(lease)]);
-    let at = |before, after| Seen { before, after };
+    let at = |before, after| Seen::of(before, after);
     assert_eq!(told, [(0, at(10, 12)), (1, at(12, 15))]);
 }
 

@@ -72,13 +72,40 @@ impl Keys {
         key.window.end(now)
     }
 
+    /// Puts the key of a counter that is more than a plain fixed window into
+    /// `out`, instead of what is there. It is the canonical one in every
+    /// format, without a window's start: `rk:3:api,4:path=3:/v1@60#b`.
+    pub(super) fn write_special(&self, key: &CounterKey<'_>, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.prefix);
+        write_counter(key, out);
+        out.extend_from_slice(&[b'#', key.kind]);
+    }
+
     /// 128 bits that stand for `key` within this process.
     pub(super) fn hash(&self, key: &[u8]) -> u128 {
         self.seed.hash(key)
     }
 }
 
+/// 128 bits that stand for a value in every process; nobody can search for two
+/// that have the same.
+pub(super) fn value(value: &[u8]) -> [u8; 16] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, value);
+    let mut bytes = [0; 16];
+    for (byte, from) in bytes.iter_mut().zip(digest.as_ref()) {
+        *byte = *from;
+    }
+    bytes
+}
+
 fn write_canonical(key: &CounterKey<'_>, start: u64, out: &mut Vec<u8>) {
+    write_counter(key, out);
+    out.push(b':');
+    push_number(out, start);
+}
+
+fn write_counter(key: &CounterKey<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"rk:");
     push_text(out, key.domain);
     key.for_each_entry(|name, value| {
@@ -93,8 +120,6 @@ fn write_canonical(key: &CounterKey<'_>, start: u64, out: &mut Vec<u8>) {
         out.push(b'/');
         out.extend_from_slice(calendar.to_string().as_bytes());
     }
-    out.push(b':');
-    push_number(out, start);
 }
 
 fn write_reference(key: &CounterKey<'_>, start: u64, out: &mut Vec<u8>) {

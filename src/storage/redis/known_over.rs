@@ -84,10 +84,7 @@ impl KnownOver {
             uncounted
         };
         let before = known.count.saturating_add(uncounted);
-        Verdict::Over(Seen {
-            before,
-            after: before.saturating_add(hits),
-        })
+        Verdict::Over(Seen::of(before, before.saturating_add(hits)))
     }
 
     /// Forgets a counter: hits that the store does not know of.
@@ -144,7 +141,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     fn over(before: u64, after: u64) -> Verdict {
-        Verdict::Over(Seen { before, after })
+        Verdict::Over(Seen::of(before, after))
     }
 
     #[test]

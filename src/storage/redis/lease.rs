@@ -237,7 +237,7 @@ impl Lease {
         self.balance -= hits;
         self.demand = self.demand.saturating_add(hits);
         self.is_idle = false;
-        Some(Seen { before, after })
+        Some(Seen::of(before, after))
     }
 
     /// Hits asked for in the last horizon, `waiting` ones among them; fewer if

@@ -340,7 +340,7 @@ impl Simulation {
                 Work::Together(_) => panic!("not here"),
             }
             let after = *count;
-            told.push(Seen { before, after });
+            told.push(Seen::of(before, after));
             let later = items[index + 1..].iter();
             let run_goes_on = later
                 .filter(|later| later.tag.key == key)

@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout};
 use self::{
     address::{Address, TlsFiles},
     backend::Backend,
-    batch::{Item, Key, Seen, Terms, Work},
+    batch::{Item, Key, Part, Seen, Special, Terms, Together, Work},
     connect::Connector,
     key::{Format, Keys},
     known_over::{KnownOver, Verdict},
@@ -47,7 +47,7 @@ use super::{ChargeMode, StoreError, Unanswered};
 use crate::{
     clock::Clock,
     engine::{
-        algorithm::Observation,
+        algorithm::{Algorithm, Observation, counter},
         descriptor::Hits,
         key::HashSeed,
         limit::{Unit, Window},
@@ -136,6 +136,8 @@ struct Asked {
     place: usize,
     key: Key,
     terms: Terms,
+    /// A counter that is more than a plain fixed window.
+    special: Option<Part>,
 }
 
 thread_local! {
@@ -283,6 +285,10 @@ impl RedisStore {
     /// Adds hits that were admitted while the store was away, as soon as it
     /// is back. Hits of windows that have ended by then are dropped.
     pub fn owe(&self, charge: &Charge<'_>, hits: u64, now: Timestamp) {
+        // Other counters than plain windows go by when they are charged.
+        if charge.method.is_some() {
+            return;
+        }
         let (key, terms) = self.shared.key_and_terms(charge, now);
         let backend = self.shared.backend(charge.limit.window);
         backend.owe(Work::Take(key, hits, terms));
@@ -311,10 +317,25 @@ impl RedisStore {
         let mut seen: PerDescriptor<Option<Observation>> = SmallVec::new();
         let mut asked: SmallVec<[Asked; 2]> = SmallVec::new();
         for (place, charge) in charges.iter().enumerate() {
+            if let Some(part) = self.shared.special_part(charge, now) {
+                asked.push(Asked {
+                    place,
+                    key: part.key.clone(),
+                    terms: Terms::of_special(now),
+                    special: Some(part),
+                });
+                seen.push(None);
+                continue;
+            }
             let observed = match self.shared.decide_here(charge, now) {
                 Here::Decided(observation) => Some(observation),
                 Here::Ask(key, terms) => {
-                    asked.push(Asked { place, key, terms });
+                    asked.push(Asked {
+                        place,
+                        key,
+                        terms,
+                        special: None,
+                    });
                     None
                 }
             };
@@ -429,6 +450,42 @@ impl Shared {
         })
     }
 
+    /// A charge of a counter that is more than a plain fixed window.
+    fn special_part(&self, charge: &Charge<'_>, now: Timestamp) -> Option<Part> {
+        let method = charge.method?;
+        let key = SCRATCH.with_borrow_mut(|scratch| {
+            self.keys.write_special(&charge.key, scratch);
+            Key {
+                bytes: scratch.as_slice().into(),
+                hash: self.keys.hash(scratch),
+                ttl: 0,
+            }
+        });
+        let (gives_back, hits) = match charge.hits {
+            Hits::Take(hits) => (false, hits),
+            Hits::GiveBack(hits) => (true, hits),
+        };
+        let value = if matches!(method.algorithm, Algorithm::DistinctValues(_)) {
+            key::value(charge.value)
+        } else {
+            [0; 16]
+        };
+        let terms = counter::Terms {
+            method,
+            limit: charge.limit,
+            value: 0,
+        };
+        Some(Part {
+            key,
+            gives_back,
+            hits,
+            limit: charge.limit.requests,
+            resets: now,
+            refuses: charge.refuses,
+            special: Some(Box::new(Special { terms, now, value })),
+        })
+    }
+
     fn key(&self, bytes: &[u8], hash: u128, window: Window) -> Key {
         let more = match self.keys.format() {
             Format::Canonical => SLACK,
@@ -453,13 +510,17 @@ impl Shared {
             .iter()
             .map(|asked| (asked.place, asked.terms))
             .collect();
-        let works = asked.into_iter().map(|Asked { place, key, terms }| {
+        let works = asked.into_iter().map(|asked| {
+            let Asked {
+                place, key, terms, ..
+            } = asked;
             let charge = &charges[place];
-            let work = match charge.hits {
-                Hits::Take(hits) => Work::Take(key, hits, terms),
-                Hits::GiveBack(hits) => Work::GiveBack(key, hits, terms),
+            let work = match (asked.special, charge.hits) {
+                (Some(part), _) => Work::Together(Together::each(part)),
+                (None, Hits::Take(hits)) => Work::Take(key, hits, terms),
+                (None, Hits::GiveBack(hits)) => Work::GiveBack(key, hits, terms),
             };
-            (charge.limit.window, work)
+            (charge.key.window, work)
         });
         let answers = self.ask(works, Caller::until(until)).await;
         let mut failure = None;
@@ -528,6 +589,8 @@ fn finish(
 impl Seen {
     /// What is told of it, where it was held against `terms`.
     fn told(self, terms: &Terms) -> Observation {
-        Observation::of_window(self.before, self.after, terms.limit, terms.resets)
+        self.special.unwrap_or_else(|| {
+            Observation::of_window(self.before, self.after, terms.limit, terms.resets)
+        })
     }
 }

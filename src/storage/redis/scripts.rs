@@ -11,6 +11,17 @@ if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) en
 redis.pcall('PUBLISH', ARGV[3], ARGV[4] .. KEYS[1])
 return after";
 
+/// Counts on `KEYS` in any algorithm, as [`Counter`] does, or holds back as
+/// [`TOGETHER`] does. `ARGV[1]` to `ARGV[4]` are the same (and `each`: counts on
+/// all, one after the other); then what [`Numbers`] say of each counter. A
+/// counter's state is one key of its own: text, or a sorted set of values.
+/// Returns for each whether its hits were counted and what [`Stored`] says.
+///
+/// [`Counter`]: crate::engine::algorithm::Counter
+/// [`Numbers`]: crate::engine::algorithm::elsewhere::Numbers
+/// [`Stored`]: crate::engine::algorithm::elsewhere::Stored
+pub(super) const COUNTERS: &str = include_str!("counters.lua");
+
 /// Counts on all of `KEYS` or, if the request is refused, on none (`nothing`)
 /// or on those over their limit (`still`). `ARGV[1]` is which, `ARGV[2]` is
 /// `refused` where that is known before, `ARGV[3]` and `ARGV[4]` are channel and

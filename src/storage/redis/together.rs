@@ -85,7 +85,7 @@ pub(super) async fn charge(
                 Mode::AllOrNothing if refused => look_at_all(&shared, &parts, caller)
                     .await
                     .map(|(seen, is_over)| untouched(&parts, &seen, &is_over)),
-                Mode::AllOrNothing => reserve_all(&shared, &parts, caller).await,
+                Mode::AllOrNothing | Mode::Each => reserve_all(&shared, &parts, caller).await,
                 Mode::OthersStandStill => look_then_count(&shared, &parts, refused, caller).await,
             }
         };
@@ -106,6 +106,13 @@ pub(super) async fn charge(
 }
 
 fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
+    if let Some(part) = shared.special_part(charge, now) {
+        return Wish {
+            part,
+            terms: Terms::of_special(now),
+            window: charge.key.window,
+        };
+    }
     let (key, terms) = shared.key_and_terms(charge, now);
     let (gives_back, hits) = match charge.hits {
         Hits::Take(hits) => (false, hits),
@@ -119,9 +126,10 @@ fn wish(shared: &Shared, charge: &Charge<'_>, now: Timestamp) -> Wish {
             limit: charge.limit.requests,
             resets: terms.resets,
             refuses: charge.refuses,
+            special: None,
         },
         terms,
-        window: charge.limit.window,
+        window: charge.key.window,
     }
 }
 
@@ -225,7 +233,8 @@ async fn reserve_all(
     // One whose answer did not come may have been reserved or not.
     let give_all_back = || {
         for ((wish, seen), is_over) in wishes.iter().zip(&first).zip(&is_over) {
-            if reserves(wish) && seen.is_ok() && !is_over && wish.part.hits > 0 {
+            let counted = seen.as_ref().is_ok_and(|seen| seen.before != seen.after);
+            if reserves(wish) && counted && !is_over && wish.part.hits > 0 {
                 give_back(shared, wish);
             }
         }
@@ -293,9 +302,13 @@ fn untouched(wishes: &[Wish], seen: &[Seen], is_over: &[bool]) -> Sight {
             if *is_over {
                 wish.hypothetical(*seen)
             } else {
+                let special = seen.special.map(|told| Observation {
+                    after: told.before,
+                    ..told
+                });
                 Seen {
-                    before: seen.before,
-                    after: seen.before,
+                    special,
+                    ..Seen::of(seen.before, seen.before)
                 }
             }
         })
@@ -335,11 +348,22 @@ fn reserve(part: &Part) -> Work {
     })
 }
 
+/// What it would see; of a special counter also whether it would be over.
 fn look(wish: &Wish) -> Work {
+    if wish.part.special.is_some() {
+        return Work::Together(Together {
+            parts: [wish.part.clone()].into(),
+            mode: Mode::AllOrNothing,
+            refused: true,
+        });
+    }
     Work::Take(wish.part.key.clone(), 0, wish.exact())
 }
 
 fn count(wish: &Wish) -> Work {
+    if wish.part.special.is_some() {
+        return Work::Together(Together::each(wish.part.clone()));
+    }
     let key = wish.part.key.clone();
     if wish.part.gives_back {
         Work::GiveBack(key, wish.part.hits, wish.exact())
@@ -358,7 +382,14 @@ fn give_back(shared: &Shared, wish: &Wish) {
     } = wish;
     shared.settle_refused(*window, &part.key.bytes, part.key.hash, *terms);
     backend.gives_back();
-    let work = Work::GiveBack(part.key.clone(), part.hits, *terms);
+    let work = if part.special.is_some() {
+        Work::Together(Together::each(Part {
+            gives_back: true,
+            ..part.clone()
+        }))
+    } else {
+        Work::GiveBack(part.key.clone(), part.hits, *terms)
+    };
     backend.push(Item::nobodys(work));
 }
 
@@ -367,20 +398,24 @@ fn give_back(shared: &Shared, wish: &Wish) {
 impl Wish {
     /// What it would see if it were counted after `seen`.
     fn hypothetical(&self, seen: Seen) -> Seen {
+        if seen.special.is_some() {
+            return seen;
+        }
         let after = if self.part.gives_back {
             seen.before.saturating_sub(self.part.hits)
         } else {
             seen.before.saturating_add(self.part.hits)
         };
-        Seen {
-            before: seen.before,
-            after,
-        }
+        Seen::of(seen.before, after)
     }
 
     /// Whether that is too much; a refund never is.
     fn is_over(&self, seen: Seen) -> bool {
-        !self.part.gives_back && seen.after > self.part.limit.into()
+        let over = match seen.special {
+            Some(seen) => seen.is_over(),
+            None => seen.after > self.part.limit.into(),
+        };
+        !self.part.gives_back && over
     }
 
     fn exact(&self) -> Terms {
