@@ -1,5 +1,6 @@
 //! Counting in real Redis servers.
 
+mod algorithms;
 mod connect;
 mod counting;
 mod failover;

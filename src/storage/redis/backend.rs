@@ -100,6 +100,8 @@ pub(super) enum Redirect {
     TryAgain,
 }
 
+/// Counters of one request that are compared with each other.
+const MOST_COMPARED: usize = 64;
 /// How often all is looked at when nothing is wrong.
 const ROUND: Duration = Duration::from_secs(10);
 /// And when something is.
@@ -260,9 +262,14 @@ impl Backend {
             }
             Work::GiveBack(key, ..) => self.forget(key.hash),
             Work::Together(together) => {
-                for (part, seen) in together.parts.iter().zip(sight) {
-                    if part.special.is_some() {
-                        // Its state says more than a count: nothing is known.
+                for (place, (part, seen)) in together.parts.iter().zip(sight).enumerate() {
+                    // What a counter saw behind another change of the same
+                    // request may have been taken back with that.
+                    let earlier = &together.parts[..place];
+                    let twice = earlier.len() > MOST_COMPARED
+                        || earlier.iter().any(|it| it.key.hash == part.key.hash);
+                    if part.special.is_some() || (twice && !part.gives_back) {
+                        // Nothing is known.
                     } else if part.gives_back {
                         self.forget(part.key.hash);
                     } else if seen.before >= part.limit.into() && self.refunds() == refunds {
