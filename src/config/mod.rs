@@ -16,9 +16,9 @@ pub mod files;
 mod metadata;
 pub mod problem;
 mod reader;
-mod scalar;
+pub(crate) mod scalar;
 mod schema;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use self::{
     compile::{Options, SourceFile, compile},
