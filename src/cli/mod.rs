@@ -46,7 +46,8 @@ pub enum Command {
     Check(check::Check),
     /// Show which rule a descriptor meets, and why
     Explain(explain::Explain),
-    /// Run tests of rules; exit code 1 when one fails
+    /// Run tests of rules; exit code 0 when all pass, 1 when one fails, 2 when
+    /// they cannot be run
     Test(test::Test),
     /// Ask a running server
     Query(query::Query),
