@@ -3,7 +3,8 @@
 //! A rate-limit decision service. One request goes [`service`] →
 //! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
 //! → [`service`]. Rules come from [`config`]; [`app`] puts everything
-//! together; [`cli`] is the program; [`clock`] is where time comes from.
+//! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
+//! where time comes from.
 
 pub mod app;
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod engine;
 pub mod limiter;
 pub mod load;
 pub mod proto;
+pub mod ruletest;
 pub mod service;
 pub mod settings;
 pub mod storage;

@@ -19,7 +19,8 @@ use crate::{
 /// Checks rules files without starting anything.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Check {
-    /// A rules file, or a folder of them (*.yaml and *.yml, folders below too).
+    /// A rules file, or a folder of them (*.yaml and *.yml but not
+    /// *.test.yaml, folders below too).
     pub path: PathBuf,
     /// How to tell the result.
     #[arg(long, value_enum, default_value_t = Format::Text)]

@@ -119,6 +119,10 @@ impl<'a> Explanation<'a> {
         self.for_all();
         for (entries, planned) in entries.iter().zip(&plan.planned) {
             let found = self.walk(entries);
+            if let Some(rule) = planned.rule {
+                let path = self.rules.path_text(rule);
+                self.line(1, &format!("rule: {path}"));
+            }
             let limits: Vec<&LimitRule> = planned.limits(self.rules).map(|(_, l)| l).collect();
             for limit in &limits {
                 self.applies |= !limit.is_event();

@@ -1,15 +1,16 @@
 //! The program: its commands, and what they share.
 //!
 //! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
-//! rule applies, and why? · [`query`] asks a running server · [`load`] asks it
-//! very often. `completions` prints a script for a shell and has no file of its
-//! own.
+//! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
+//! say? · [`query`] asks a running server · [`load`] asks it very often.
+//! `completions` prints a script for a shell and has no file of its own.
 
 pub mod check;
 pub mod explain;
 pub mod load;
 pub mod query;
 pub mod serve;
+pub mod test;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -45,6 +46,9 @@ pub enum Command {
     Check(check::Check),
     /// Show which rule a descriptor meets, and why
     Explain(explain::Explain),
+    /// Run tests of rules; exit code 0 when all pass, 1 when one fails, 2 when
+    /// they cannot be run
+    Test(test::Test),
     /// Ask a running server
     Query(query::Query),
     /// Put a running server under load, and measure it
@@ -75,6 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
             let found = explain::run(&explain, &mut io::stdout().lock())?;
             Ok(exit_code(found))
         }
+        Command::Test(test) => Ok(test::run(&test, &mut io::stdout().lock())?),
         Command::Query(query) => query::run(&query),
         Command::Load(load) => load::run(&load),
         Command::Completions { shell } => {

@@ -318,7 +318,7 @@ fn source(report: &Report<'_>, at: Mark) -> Source {
 }
 
 /// A file's text; or what can be read of it, and what is wrong after that.
-fn text_of(bytes: &[u8]) -> Result<&str, (&str, Mark, String)> {
+pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, (&str, Mark, String)> {
     if bytes.len() > MAX_FILE_BYTES {
         let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
         return Err(("", Mark::START, message));

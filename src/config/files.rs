@@ -1,4 +1,5 @@
-//! A path → the rules files at or below it.
+//! A path → the rules files at or below it. Tests of rules (`*.test.yaml`)
+//! are none.
 
 use std::{
     fmt,
@@ -16,7 +17,8 @@ const MAX_TOTAL_BYTES: usize = 512 << 20;
 /// Which files of a folder to read, and what to call them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Only files named `*.yaml` or `*.yml`; the reference reads them all.
+    /// Only files named `*.yaml` or `*.yml`, and no tests (see [`is_test`]);
+    /// the reference reads them all.
     pub only_yaml: bool,
     /// Leave out files and folders whose names begin with a dot. A mounted
     /// Kubernetes ConfigMap holds each file twice without it.
@@ -75,6 +77,17 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Vec<SourceFile>, ReadE
     }
 }
 
+/// Whether a file is named as one with tests of rules: `NAME.test.yaml` or
+/// `NAME.test.yml`.
+#[must_use]
+pub fn is_test(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let stem = name
+        .strip_suffix(b".test.yaml")
+        .or_else(|| name.strip_suffix(b".test.yml"));
+    stem.is_some_and(|stem| !stem.is_empty())
+}
+
 /// Reads one file, whatever it is called; a little more than it may have
 /// when it is too large, so that the compiler will say so.
 ///
@@ -127,7 +140,8 @@ impl Walk<'_> {
     /// A regular file, or a link to one, or to nothing: that is told.
     fn is_wanted(&self, path: &Path) -> bool {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        let named = !self.options.only_yaml || matches!(extension, Some("yaml" | "yml"));
+        let yaml = matches!(extension, Some("yaml" | "yml")) && !is_test(path);
+        let named = !self.options.only_yaml || yaml;
         named && fs::metadata(path).map_or(true, |metadata| metadata.is_file())
     }
 
@@ -235,7 +249,9 @@ mod tests {
         let root = folder(&[
             "b.yaml",
             "a.yml",
+            "b.test.yaml",
             "sub/c.yaml",
+            "sub/c.test.yml",
             "notes.txt",
             ".d.yaml",
             "..x/b.yaml",
@@ -243,11 +259,14 @@ mod tests {
         let reference = |prefix, dots| ReadOptions::reference(prefix, dots);
         for (options, expected) in [
             (ReadOptions::default(), "a.yml b.yaml sub/c.yaml"),
-            (reference("", true), "a.yml b.yaml notes.txt sub.c.yaml"),
-            (reference("sub.", true), "sub.c.yaml"),
+            (
+                reference("", true),
+                "a.yml b.test.yaml b.yaml notes.txt sub.c.test.yml sub.c.yaml",
+            ),
+            (reference("sub.", true), "sub.c.test.yml sub.c.yaml"),
             (
                 reference("", false),
-                "..x.b.yaml .d.yaml a.yml b.yaml notes.txt sub.c.yaml",
+                "..x.b.yaml .d.yaml a.yml b.test.yaml b.yaml notes.txt sub.c.test.yml sub.c.yaml",
             ),
         ] {
             assert_eq!(
@@ -255,6 +274,21 @@ mod tests {
                 expected,
                 "{options:?}"
             );
+        }
+    }
+
+    #[test]
+    fn tests_of_rules_are_told_by_their_names() {
+        for (name, expected) in [
+            ("a/b.test.yaml", true),
+            ("b.test.yml", true),
+            ("b.yaml", false),
+            ("test.yaml", false),
+            (".test.yaml", false),
+            ("b.test.json", false),
+            ("btest.yaml", false),
+        ] {
+            assert_eq!(is_test(Path::new(name)), expected, "{name}");
         }
     }
 

@@ -17,9 +17,9 @@ mod limits;
 mod metadata;
 pub mod problem;
 mod reader;
-mod scalar;
+pub(crate) mod scalar;
 mod schema;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use self::{
     compile::{Options, SourceFile, compile},

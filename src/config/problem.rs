@@ -49,7 +49,7 @@ pub struct Problems {
 /// When the reference would notice: it goes no further with a file in
 /// which one stage finds a mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Reading YAML.
     Syntax,
     /// Looking at the names and kinds of everything.
@@ -70,7 +70,7 @@ struct Snippet {
 
 /// Takes down the mistakes of one file.
 #[derive(Debug)]
-pub(super) struct Report<'p> {
+pub(crate) struct Report<'p> {
     file: Arc<str>,
     text: &'p str,
     found: &'p mut Problems,
@@ -79,7 +79,7 @@ pub(super) struct Report<'p> {
 // === impl Report ===
 
 impl<'p> Report<'p> {
-    pub(super) fn new(file: Arc<str>, text: &'p str, found: &'p mut Problems) -> Self {
+    pub(crate) fn new(file: Arc<str>, text: &'p str, found: &'p mut Problems) -> Self {
         Self { file, text, found }
     }
 
@@ -89,7 +89,7 @@ impl<'p> Report<'p> {
     }
 
     /// How many mistakes there are so far, in all files.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.found.len()
     }
 
@@ -99,7 +99,7 @@ impl<'p> Report<'p> {
     }
 
     /// Takes one down.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         stage: Stage,
         at: Mark,
@@ -158,12 +158,13 @@ fn harmless(char: char) -> char {
     }
 }
 
-fn on_one_line(text: &str) -> String {
+/// `text` without what terminals obey.
+pub(crate) fn on_one_line(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
 /// `text`, or its beginning when it is long.
-pub(super) fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -213,7 +214,7 @@ impl Problems {
         self.list.iter().map(Problem::to_json).collect()
     }
 
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         self.list.sort_by(|a, b| {
             let place = |problem: &Problem| (problem.line, problem.column);
             a.file.cmp(&b.file).then(place(a).cmp(&place(b)))

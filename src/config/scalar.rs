@@ -4,7 +4,7 @@ use super::yaml::{Scalar, Tag};
 
 /// A scalar's meaning.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// Nothing, `~` or `null`.
     Null,
     /// `yes`, `off`, `true`….
@@ -22,7 +22,7 @@ pub(super) enum Meaning {
 }
 
 /// What `scalar` means.
-pub(super) fn meaning(scalar: &Scalar<'_>) -> Meaning {
+pub(crate) fn meaning(scalar: &Scalar<'_>) -> Meaning {
     let plain = || of_plain(&scalar.text);
     match scalar.tag {
         Tag::None if scalar.plain => plain(),

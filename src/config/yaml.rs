@@ -17,7 +17,7 @@ use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag as YamlTa
 use super::problem::clip;
 
 /// Lists and maps may nest this deep.
-pub(super) const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Values that a file may hold.
 const MAX_NODES: u64 = 4_000_000;
@@ -30,25 +30,25 @@ const MAX_MISTAKES: usize = 1_000;
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// Bytes before it.
-    pub(super) offset: u32,
+    pub(crate) offset: u32,
     /// Line, from 1.
-    pub(super) line: u32,
+    pub(crate) line: u32,
     /// Column in characters, from 1.
-    pub(super) column: u32,
+    pub(crate) column: u32,
 }
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// Where it begins; for an alias, where its anchor's value begins.
-    pub(super) at: Mark,
+    pub(crate) at: Mark,
     kind: Kind<'a>,
 }
 
 /// The entries of a map, in file order; keys may repeat.
-pub(super) type Entries<'a> = Vec<(Node<'a>, Node<'a>)>;
+pub(crate) type Entries<'a> = Vec<(Node<'a>, Node<'a>)>;
 
 #[derive(Clone, Debug)]
 enum Kind<'a> {
@@ -67,7 +67,7 @@ struct Shared<'a> {
 
 /// What a node is, aliases followed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'n, 'a> {
+pub(crate) enum Value<'n, 'a> {
     /// Anything that is neither list nor map.
     Scalar(&'n Scalar<'a>),
     /// A list.
@@ -78,18 +78,18 @@ pub(super) enum Value<'n, 'a> {
 
 /// A scalar as written.
 #[derive(Clone, Debug)]
-pub(super) struct Scalar<'a> {
+pub(crate) struct Scalar<'a> {
     /// Its text, quotes and escapes resolved.
-    pub(super) text: Cow<'a, str>,
+    pub(crate) text: Cow<'a, str>,
     /// Written without quotes and not as a block.
-    pub(super) plain: bool,
+    pub(crate) plain: bool,
     /// The type that was asked for.
-    pub(super) tag: Tag,
+    pub(crate) tag: Tag,
 }
 
 /// The type that a tag (`!!int`) asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tag {
+pub(crate) enum Tag {
     /// No tag: style and text decide.
     None,
     /// `!!bool`.
@@ -106,11 +106,11 @@ pub(super) enum Tag {
 
 /// What was read of a file, and what is wrong with it.
 #[derive(Debug, Default)]
-pub(super) struct Stream<'a> {
+pub(crate) struct Stream<'a> {
     /// The documents read to their end.
-    pub(super) documents: Vec<Node<'a>>,
+    pub(crate) documents: Vec<Node<'a>>,
     /// Mistakes; the last one may have ended the reading.
-    pub(super) mistakes: Vec<(Mark, String)>,
+    pub(crate) mistakes: Vec<(Mark, String)>,
 }
 
 /// How much there is to walk, and how deep.
@@ -146,7 +146,7 @@ struct Builder<'a> {
 struct Fatal(Mark, String);
 
 /// Reads a file; with `only_first`, nothing after its first document.
-pub(super) fn parse(text: &str, only_first: bool) -> Stream<'_> {
+pub(crate) fn parse(text: &str, only_first: bool) -> Stream<'_> {
     let mut builder = Builder::default();
     if let Err(Fatal(at, message)) = read_events(text, only_first, &mut builder) {
         builder.stream.mistakes.push((at, message));
@@ -181,7 +181,7 @@ fn read_events<'a>(
 }
 
 /// The place `offset` bytes into `text`.
-pub(super) fn mark_at(text: &str, offset: usize) -> Mark {
+pub(crate) fn mark_at(text: &str, offset: usize) -> Mark {
     let before = &text[..offset];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     Mark {
@@ -393,7 +393,7 @@ impl<'a> Builder<'a> {
 
 impl<'a> Node<'a> {
     /// What it is, aliases followed.
-    pub(super) fn value(&self) -> Value<'_, 'a> {
+    pub(crate) fn value(&self) -> Value<'_, 'a> {
         let mut node = self;
         loop {
             match &node.kind {
@@ -406,7 +406,7 @@ impl<'a> Node<'a> {
     }
 
     /// Its text, when it is a scalar.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match self.value() {
             Value::Scalar(scalar) => Some(&scalar.text),
             _ => None,
@@ -448,7 +448,7 @@ impl Tag {
 
 impl Mark {
     /// The beginning of a file.
-    pub(super) const START: Self = Self {
+    pub(crate) const START: Self = Self {
         offset: 0,
         line: 1,
         column: 1,

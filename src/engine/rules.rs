@@ -346,6 +346,17 @@ impl RuleSet {
         path
     }
 
+    /// The path from the first level down to `id`: composite keys, joined by
+    /// dots.
+    #[must_use]
+    pub fn path_text(&self, id: RuleId) -> String {
+        let path = self.path(id);
+        let keys = path
+            .iter()
+            .map(|&id| String::from_utf8_lossy(self.rule(id).composite()));
+        keys.collect::<Vec<_>>().join(".")
+    }
+
     /// The child of `parent` for this key and value: `composite` is both with
     /// `_` between them.
     pub(crate) fn exact_child(&self, parent: RuleId, composite: &[u8]) -> Option<RuleId> {

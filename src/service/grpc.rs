@@ -97,18 +97,24 @@ impl Api {
         message: &Message<'_>,
         until: Option<Instant>,
     ) -> Result<Bytes, ApiError> {
+        let answer = self.decide(message, until).await?;
+        Ok(self.frame(&answer, message))
+    }
+
+    /// Decides on a request, before there is an encoded answer.
+    pub(crate) async fn decide(
+        &self,
+        message: &Message<'_>,
+        until: Option<Instant>,
+    ) -> Result<Answer, ApiError> {
         // Where there are no rules for the domain, no override counts either.
         if self.limiter.knows(message.domain()) {
             message.check_overrides()?;
         }
         let descriptors = message.descriptors();
         let request = message.request(&descriptors);
-        let answer = self
-            .limiter
-            .decide(&request, until)
-            .await
-            .map_err(ApiError::Limit)?;
-        Ok(self.frame(&answer, message))
+        let decided = self.limiter.decide(&request, until).await;
+        decided.map_err(ApiError::Limit)
     }
 
     /// Answers a request in JSON with an answer in JSON.
@@ -144,7 +150,7 @@ impl Api {
     }
 
     /// A gRPC frame: no compression, four bytes of length, the message.
-    fn frame(&self, answer: &Answer, message: &Message<'_>) -> Bytes {
+    pub(crate) fn frame(&self, answer: &Answer, message: &Message<'_>) -> Bytes {
         let mut out = BytesMut::with_capacity(FRAME_HEADER + 64 * answer.decision.statuses.len());
         out.put_bytes(0, FRAME_HEADER);
         wire::encode(answer, message, &self.response, &mut out);

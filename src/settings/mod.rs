@@ -3,6 +3,7 @@
 //! A flag's variable has the reference's name where the reference has one. A
 //! flag wins over its variable.
 
+pub(crate) mod answers;
 mod store;
 
 use std::{
@@ -39,7 +40,8 @@ Examples:
   ratekeeper serve --rules limits.yaml --grpc-addr 127.0.0.1:8081 --http-addr 127.0.0.1:8080
   BACKEND_TYPE=memory RUNTIME_ROOT=/data RUNTIME_SUBDIRECTORY=ratelimit ratekeeper serve --compat")]
 pub struct Serve {
-    /// A rules file, or a folder of them (*.yaml and *.yml, folders below too)
+    /// A rules file, or a folder of them (*.yaml and *.yml but not *.test.yaml,
+    /// folders below too)
     #[arg(long, env = "RATEKEEPER_RULES", value_name = "PATH")]
     pub rules: Option<PathBuf>,
 
@@ -343,21 +345,13 @@ impl Serve {
     /// What bears on answers.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        Policy {
-            shadow_mode: self.decide.shadow_mode,
-            quota_mode: self.decide.quota_mode,
-            near_limit_ratio: self.decide.near_limit_ratio,
-        }
+        self.decide.policy()
     }
 
     /// What happens to a request's other counters when one is over.
     #[must_use]
     pub fn charge_mode(&self) -> ChargeMode {
-        if self.decide.stop_when_over_limit {
-            ChargeMode::OthersStandStill
-        } else {
-            ChargeMode::Always
-        }
+        self.decide.charge_mode()
     }
 
     /// Settings of the running process.
@@ -409,6 +403,22 @@ impl Runtime {
 }
 
 impl Decide {
+    fn policy(&self) -> Policy {
+        Policy {
+            shadow_mode: self.shadow_mode,
+            quota_mode: self.quota_mode,
+            near_limit_ratio: self.near_limit_ratio,
+        }
+    }
+
+    fn charge_mode(&self) -> ChargeMode {
+        if self.stop_when_over_limit {
+            ChargeMode::OthersStandStill
+        } else {
+            ChargeMode::Always
+        }
+    }
+
     fn response(&self) -> anyhow::Result<ResponseSettings> {
         let headers = if self.limit_headers {
             let names = HeaderNames::new(

@@ -411,6 +411,12 @@ fn explain_tells_why() {
             "counter: quickstart | path=/files/* | per second",
         ),
         ("user=root", 1, "unlimited"),
+        ("user=root", 1, "rule: user_root\n"),
+        (
+            "remote_address=1.1.1.1,path=/login,method=POST",
+            0,
+            "rule: remote_address.path_/login.method_POST\n",
+        ),
         (
             "remote_address=1.1.1.1,path=/login,method=GET",
             1,

@@ -19,6 +19,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["service", "limiter", "engine", "telemetry", "proto"],
     ),
     ("load", &["load", "proto"]),
+    (
+        "ruletest",
+        &[
+            "ruletest", "config", "clock", "engine", "limiter", "proto", "service", "settings",
+            "storage",
+        ],
+    ),
     ("proto.rs", &[]),
 ];
 

@@ -11,5 +11,6 @@ mod layers;
 mod process;
 mod redis;
 mod rules;
+mod ruletest;
 mod support;
 mod wire;
