@@ -36,6 +36,8 @@ pub struct Answer {
     rules: Guard<Option<Arc<RuleSet>>>,
     /// What was decided.
     pub decision: Decision,
+    /// When.
+    pub now: Timestamp,
 }
 
 /// Why there is no decision.
@@ -164,6 +166,7 @@ impl Limiter {
         drop(plan);
         Ok(Answer {
             decision,
+            now,
             rules: guard,
         })
     }

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::engine::responses::ResponsesDef;
 use crate::engine::rules::{
     ChargePolicy, DomainDef, DomainPolicy, OnStoreFailure, RuleDef, RuleSet, Source, composite_key,
 };
@@ -93,6 +94,7 @@ struct Known {
     /// What files have said for all of it, and where.
     charge: Option<(ChargePolicy, Source)>,
     on_store_failure: Option<(OnStoreFailure, Source)>,
+    responses: Option<(ResponsesDef, Source)>,
 }
 
 /// The composite keys of one list, and where each stands.
@@ -154,6 +156,7 @@ impl Loader<'_> {
                 self.domains.push(DomainDef {
                     name,
                     policy: DomainPolicy::default(),
+                    responses: None,
                     rules: vec![],
                 });
                 entry.insert(Known {
@@ -162,6 +165,7 @@ impl Loader<'_> {
                     roots: Siblings::new(),
                     charge: None,
                     on_store_failure: None,
+                    responses: None,
                 })
             }
             hash_map::Entry::Occupied(entry) => {
@@ -181,7 +185,9 @@ impl Loader<'_> {
             domain.on_store_failure,
             &mut known.on_store_failure,
         );
+        validator.agree_on_responses(domain.responses, &mut known.responses);
         let definition = &mut self.domains[known.index];
+        definition.responses = known.responses.as_ref().map(|(said, _)| said.clone());
         definition.rules.extend(rules);
         definition.policy = DomainPolicy {
             charge: known.charge.as_ref().map(|(charge, _)| *charge),
@@ -243,6 +249,7 @@ impl Validator<'_, '_> {
             value_to_metric: descriptor.value_to_metric,
             share_threshold: descriptor.share_threshold,
             metadata: descriptor.metadata,
+            responses: descriptor.responses,
         }
     }
 
@@ -291,6 +298,23 @@ impl Validator<'_, '_> {
             }
             Some(_) => {}
             None => *known = Some((value, source(self.report, at))),
+        }
+    }
+
+    fn agree_on_responses(
+        &mut self,
+        said: Option<(ResponsesDef, Mark)>,
+        known: &mut Option<(ResponsesDef, Source)>,
+    ) {
+        let Some((responses, at)) = said else { return };
+        match known {
+            Some((other, first)) if *other != responses => {
+                let hint = first_at(first);
+                let message = "responses differs between files of a domain";
+                self.problem(at, message, Some(hint));
+            }
+            Some(_) => {}
+            None => *known = Some((responses, source(self.report, at))),
         }
     }
 

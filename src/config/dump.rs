@@ -7,10 +7,14 @@ use crate::engine::{
     calendar::WEEKDAYS,
     limit::{Quota, Unit},
     metadata,
+    responses::{Body, ResponsesDef},
     rules::{Counting, Domain, LimitRule, RuleId, RuleSet},
 };
 
-use super::schema;
+use super::{
+    responses::{PROBLEM, RESET},
+    schema,
+};
 
 /// Rules as JSON: domains sorted by name, rules in file order, each with its
 /// source. Flags stand only where they are true.
@@ -25,6 +29,9 @@ pub fn to_json(rules: &RuleSet) -> Value {
         let mut value = json!({"domain": name, "descriptors": below(rules, domain.root())});
         for (key, word) in settings(domain) {
             value[key] = json!(word);
+        }
+        if let Some(responses) = &rules.detail(domain.root()).responses {
+            value["responses"] = look(responses);
         }
         Some(value)
     });
@@ -125,6 +132,9 @@ fn rule(rules: &RuleSet, id: RuleId) -> Map<String, Value> {
         if flag {
             value.insert(name.into(), json!(true));
         }
+    }
+    if let Some(responses) = &detail.responses {
+        value.insert("responses".into(), look(responses));
     }
     if !detail.metadata.is_empty() {
         value.insert("metadata".into(), map(&detail.metadata));
@@ -227,6 +237,41 @@ fn special(rule: &LimitRule) -> Value {
         let over = seconds(warm_up.over.into());
         set("warm_up", json!({"from": warm_up.from, "over": over}));
     }
+    Value::Object(value)
+}
+
+/// How answers look: what is said, and nothing else.
+fn look(responses: &ResponsesDef) -> Value {
+    let mut value = Map::new();
+    let mut set = |key: &str, member: Option<Value>| {
+        if let Some(member) = member {
+            value.insert(key.into(), member);
+        }
+    };
+    set(
+        "headers",
+        responses.headers.map(|styles| {
+            let styles = [("legacy", styles.legacy), ("ietf", styles.ietf)];
+            let sent = styles.into_iter().filter(|(_, sent)| *sent);
+            sent.map(|(name, _)| name).collect()
+        }),
+    );
+    let reset = responses.reset.map(|it| schema::word(&RESET, it));
+    set("reset", reset.map(Value::from));
+    set("retry_after", responses.retry_after.map(Value::from));
+    let body = responses.body.as_ref().map(|body| match body {
+        Body::Problem => PROBLEM.to_owned(),
+        Body::Template(template) => template.to_string(),
+    });
+    set("body", body.map(Value::from));
+    set(
+        "content_type",
+        responses.content_type.clone().map(Value::from),
+    );
+    set(
+        "status_text",
+        responses.status_text.clone().map(Value::from),
+    );
     Value::Object(value)
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod metadata;
 pub mod problem;
 mod reader;
+mod responses;
 pub(crate) mod scalar;
 mod schema;
 pub(crate) mod yaml;

@@ -22,10 +22,11 @@ pub(super) enum Place {
     RateLimit,
     Replace,
     WarmUp,
+    Responses,
 }
 
 /// Every key and its places.
-const KEYS: [(&str, &[Place]); 39] = [
+const KEYS: [(&str, &[Place]); 46] = [
     ("domain", &[Place::Domain]),
     ("key", &[Place::Descriptor]),
     ("value", &[Place::Descriptor]),
@@ -38,6 +39,13 @@ const KEYS: [(&str, &[Place]); 39] = [
     ("unlimited", &[Place::RateLimit]),
     ("accuracy", &[Place::RateLimit]),
     ("rate_limits", &[Place::Descriptor]),
+    ("responses", &[Place::Domain, Place::Descriptor]),
+    ("headers", &[Place::Responses]),
+    ("reset", &[Place::Responses]),
+    ("retry_after", &[Place::Responses]),
+    ("body", &[Place::Responses]),
+    ("content_type", &[Place::Responses]),
+    ("status_text", &[Place::Responses]),
     ("time_zone", &[Place::RateLimit]),
     ("week_starts", &[Place::RateLimit]),
     ("algorithm", &[Place::RateLimit]),
@@ -68,16 +76,19 @@ const KEYS: [(&str, &[Place]); 39] = [
 ];
 
 /// Those that the reference does not know: nowhere does it let them pass.
-const OURS: [&str; 23] = [
+const OURS: [&str; 30] = [
     "accuracy",
     "algorithm",
     "approximate",
+    "body",
     "burst",
     "charge",
+    "content_type",
     "count",
     "exact_up_to",
     "flag_only",
     "from",
+    "headers",
     "lockout",
     "max_queue",
     "notify_below",
@@ -87,6 +98,10 @@ const OURS: [&str; 23] = [
     "over",
     "rate_limits",
     "remember",
+    "reset",
+    "responses",
+    "retry_after",
+    "status_text",
     "time_zone",
     "unit_multiplier",
     "warm_up",
@@ -461,6 +476,7 @@ impl Place {
             Self::RateLimit => "rate_limit",
             Self::Replace => "an element of replaces",
             Self::WarmUp => "warm_up",
+            Self::Responses => "responses",
         }
     }
 }

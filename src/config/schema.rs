@@ -7,6 +7,7 @@
 use crate::engine::{
     calendar::WEEKDAYS,
     metadata,
+    responses::ResponsesDef,
     rules::{ChargePolicy, OnStoreFailure},
 };
 
@@ -27,6 +28,7 @@ pub(super) struct Domain {
     pub(super) name: Field<String>,
     pub(super) charge: Choice<ChargePolicy>,
     pub(super) on_store_failure: Choice<OnStoreFailure>,
+    pub(super) responses: Option<(ResponsesDef, Mark)>,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -44,6 +46,7 @@ pub(super) struct Descriptor {
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
     pub(super) metadata: metadata::Map,
+    pub(super) responses: Option<ResponsesDef>,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -175,6 +178,7 @@ pub(super) fn nothing() -> Domain {
         name: Field::Absent,
         charge: Choice::Absent,
         on_store_failure: Choice::Absent,
+        responses: None,
         descriptors: vec![],
     }
 }
@@ -204,6 +208,7 @@ impl Reader<'_, '_> {
                 "on_store_failure",
                 &ON_STORE_FAILURE,
             ),
+            responses: self.responses(fields.get("responses")),
             descriptors: self.descriptors(fields.get("descriptors")),
         })
     }
@@ -250,6 +255,7 @@ impl Reader<'_, '_> {
             value_to_metric: self.flag(&fields, "value_to_metric"),
             share_threshold: self.flag(&fields, "share_threshold"),
             metadata: self.metadata(fields.get(METADATA)),
+            responses: self.responses(fields.get("responses")).map(|(it, _)| it),
             descriptors: self.descriptors(fields.get("descriptors")),
         })
     }

@@ -6,7 +6,8 @@
 //! [`placement`] finding them by hash · [`matching`] descriptor → rule ·
 //! [`key`] which requests count together · [`plan`] request × rules →
 //! charges · [`algorithm`] hits → count · [`decision`] observations → answer ·
-//! [`headers`] answer → headers · [`metadata`] free data of rules · [`time`]
+//! [`headers`] answer → headers · [`responses`]
+//! answer → what clients see · [`metadata`] free data of rules · [`time`]
 //! points in time.
 
 pub mod algorithm;
@@ -20,6 +21,7 @@ pub mod matching;
 pub mod metadata;
 mod placement;
 pub mod plan;
+pub mod responses;
 pub mod rules;
 pub mod time;
 pub mod wildcard;

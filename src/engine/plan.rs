@@ -477,6 +477,7 @@ mod tests {
         let last = rule("7", Some(replaces), false, false);
         let domain = DomainDef {
             name: "d".to_owned(),
+            responses: None,
             policy: DomainPolicy {
                 charge: Some(ChargePolicy::AllOrNothing),
                 on_store_failure: None,

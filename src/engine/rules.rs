@@ -15,6 +15,7 @@ use super::{
     limit::{Limit, Quota},
     metadata,
     placement::{self, Placement, Text},
+    responses::ResponsesDef,
     wildcard::{Pattern, WildcardIndex},
 };
 
@@ -38,6 +39,8 @@ pub struct DomainDef {
     pub name: String,
     /// What goes for all of it.
     pub policy: DomainPolicy,
+    /// How its answers look, if anything is said.
+    pub responses: Option<ResponsesDef>,
     /// The first level, in file order.
     pub rules: Vec<RuleDef>,
 }
@@ -101,6 +104,8 @@ pub struct RuleDef {
     pub share_threshold: bool,
     /// Goes into the answer's dynamic metadata when the rule lets pass.
     pub metadata: metadata::Map,
+    /// How its answers look, where it says otherwise than its domain.
+    pub responses: Option<ResponsesDef>,
     /// The next level, in file order.
     pub children: Vec<RuleDef>,
     /// Where it was written.
@@ -160,6 +165,8 @@ pub struct RuleSet {
     details: Vec<Detail>,
     /// Wildcard children, of the few rules that have any.
     wildcards: Vec<Wildcards>,
+    /// Some answers look otherwise than usual.
+    has_responses: bool,
 }
 
 /// The children of a rule that are patterns. Those that only end in a star
@@ -245,6 +252,9 @@ pub struct Detail {
     pub share_threshold: bool,
     /// Where it was written; `None` for a domain's root.
     pub source: Option<Source>,
+    /// How its answers look, where it says so. Of a domain's root, what the
+    /// domain says.
+    pub responses: Option<Box<ResponsesDef>>,
     /// Nested rules, in file order.
     pub children: Vec<RuleId>,
     /// All of its limits, where it has several, or one that is more than a
@@ -284,7 +294,7 @@ impl RuleSet {
     pub fn compile(domains: Vec<DomainDef>) -> Result<Self, TooManyRules> {
         let mut builder = Builder::default();
         for domain in domains {
-            let root = builder.add_root(&domain.name)?;
+            let root = builder.add_root(&domain.name, domain.responses)?;
             builder.add_level(root, domain.rules)?;
             let policy = domain.policy;
             builder
@@ -331,6 +341,23 @@ impl RuleSet {
     #[must_use]
     pub fn detail(&self, id: RuleId) -> &Detail {
         &self.details[self.rule(id).number as usize]
+    }
+
+    /// How an answer that tells of `rule` looks; `None` as nearly always, for
+    /// as usual.
+    #[must_use]
+    pub fn responses(&self, domain: &[u8], rule: Option<RuleId>) -> Option<ResponsesDef> {
+        if !self.has_responses {
+            return None;
+        }
+        let of_domain = self.domain(domain).map(Domain::root);
+        let of_domain = of_domain.and_then(|root| self.detail(root).responses.as_deref());
+        let of_rule = rule.and_then(|id| self.detail(id).responses.as_deref());
+        match (of_rule, of_domain) {
+            (Some(rule), Some(domain)) => Some(rule.or(domain)),
+            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (None, None) => None,
+        }
     }
 
     /// The rules from the first level down to `id`.
@@ -431,7 +458,11 @@ struct Builder {
 }
 
 impl Builder {
-    fn add_root(&mut self, name: &str) -> Result<RuleId, TooManyRules> {
+    fn add_root(
+        &mut self,
+        name: &str,
+        responses: Option<ResponsesDef>,
+    ) -> Result<RuleId, TooManyRules> {
         let id = self.next_id()?;
         self.rules.push(Rule {
             parent: id,
@@ -447,6 +478,7 @@ impl Builder {
             detailed_metric: false,
             value_to_metric: false,
             share_threshold: false,
+            responses: responses.map(Box::new),
             source: None,
             children: vec![],
             limits: vec![],
@@ -563,6 +595,7 @@ impl Builder {
             detailed_metric: definition.detailed_metric,
             value_to_metric: definition.value_to_metric,
             share_threshold: definition.share_threshold,
+            responses: definition.responses.map(Box::new),
             source: Some(definition.source),
             children: vec![],
             limits,
@@ -610,6 +643,7 @@ impl Builder {
             placement,
             seed,
             rules,
+            has_responses: details.iter().any(|detail| detail.responses.is_some()),
             details,
             wildcards,
         }

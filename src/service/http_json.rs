@@ -6,6 +6,7 @@
 
 use std::{fmt, marker::PhantomData};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use prost::Message as _;
 use serde::{
     Deserialize, Deserializer,
@@ -250,6 +251,10 @@ pub(crate) fn response(encoded: &[u8]) -> Result<JsonAnswer, prost::DecodeError>
     set(&mut object, "statuses", each(&response.statuses, status));
     let headers = &response.response_headers_to_add;
     set(&mut object, "responseHeadersToAdd", each(headers, header));
+    if !response.raw_body.is_empty() {
+        let body = BASE64.encode(&response.raw_body);
+        object.insert("rawBody".to_owned(), body.into());
+    }
     if let Some(metadata) = response.dynamic_metadata {
         object.insert("dynamicMetadata".to_owned(), structure(metadata));
     }

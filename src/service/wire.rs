@@ -18,6 +18,7 @@ use crate::{
         headers::{HeaderNames, Headers, Told},
         limit::{Limit, Unit, Window},
         plan::{Grant, PerDescriptor},
+        responses::Response,
         rules::RuleSet,
     },
     limiter::Answer,
@@ -435,7 +436,15 @@ pub fn encode(
     for status in &decision.statuses {
         put_message(out, 2, |out| put_status(out, status, answer.rules()));
     }
+    let response = respond(answer, message.domain());
+    if let Some(response) = &response {
+        for (name, value) in &response.headers {
+            put_text_header(out, name, value);
+        }
+    }
+    let told_already = response.as_ref().is_some_and(|it| it.tells_legacy);
     if let Some(names) = &settings.headers
+        && !told_already
         && let Some(headers) = Headers::of(decision)
     {
         put_header(out, &names.limit, u64::from(headers.limit));
@@ -445,6 +454,9 @@ pub fn encode(
     let told = Told::of(decision, answer.rules());
     if let Some(told) = &told {
         put_told(out, told);
+    }
+    if let Some(body) = response.and_then(|response| response.body) {
+        put_bytes(out, 5, body.as_bytes());
     }
     if settings.dynamic_metadata || told.is_some() {
         let mut metadata = if settings.dynamic_metadata {
@@ -459,17 +471,23 @@ pub fn encode(
     }
 }
 
+/// How the answer looks to clients, where rules say so.
+fn respond(answer: &Answer, domain: &[u8]) -> Option<Response> {
+    let (decision, rules) = (&answer.decision, answer.rules());
+    let told = decision.tightest()?;
+    let responses = rules.responses(domain, told.0.rule)?;
+    let domain = String::from_utf8_lossy(domain);
+    Some(responses.render(told, decision, rules, &domain, answer.now))
+}
+
 /// What clients are to know of limits that pace or give notice.
 fn put_told(out: &mut BytesMut, told: &Told<'_>) {
     if let Some(millis) = told.delay_millis {
         put_header(out, "X-RateLimit-Delay-Ms", millis);
     }
     if let Some((left, limit)) = told.notice {
-        put_message(out, 3, |out| {
-            put_bytes(out, 1, b"X-RateLimit-Notice");
-            let text = format!("approaching the limit: {left} of {limit} left");
-            put_bytes(out, 2, text.as_bytes());
-        });
+        let text = format!("approaching the limit: {left} of {limit} left");
+        put_text_header(out, "X-RateLimit-Notice", &text);
     }
 }
 
@@ -523,9 +541,13 @@ fn put_limit(out: &mut BytesMut, limit: Limit, status: &Status, rules: &RuleSet)
 }
 
 fn put_header(out: &mut BytesMut, name: &str, value: u64) {
+    put_text_header(out, name, &value.to_string());
+}
+
+fn put_text_header(out: &mut BytesMut, name: &str, value: &str) {
     put_message(out, 3, |out| {
         put_bytes(out, 1, name.as_bytes());
-        put_bytes(out, 2, value.to_string().as_bytes());
+        put_bytes(out, 2, value.as_bytes());
     });
 }
 

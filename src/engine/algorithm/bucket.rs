@@ -9,8 +9,9 @@
 //! Example: 30 per minute with a burst of 30. 30 hits pass at once, then one
 //! every two seconds.
 //!
-//! The level is kept in 2⁻²⁰ of a hit, and rounded up: less than a millionth
-//! of a hit is lost with each that passes, never won.
+//! The level is kept in parts of a hit, and rounded up: less than a millionth
+//! of a hit is lost with each that passes, never won; none at whole seconds of
+//! windows of a minute, an hour or a day.
 
 use super::{
     Observation,
@@ -22,14 +23,14 @@ use crate::engine::{descriptor::Hits, limit::Limit, time::Timestamp};
 /// A bucket's level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bucket {
-    /// In 2⁻²⁰ of a hit.
+    /// In parts of a hit.
     pub(super) level: u64,
     /// As of when, in microseconds since the epoch.
     pub(super) at: u64,
 }
 
-/// One hit.
-const ONE: u64 = 1 << 20;
+/// One hit: twelve parts for each second of a day.
+const ONE: u64 = 1_036_800;
 
 /// Counts `hits` at `now`.
 pub(super) fn bucket(
@@ -44,9 +45,11 @@ pub(super) fn bucket(
     let rate = u64::from(limit.requests) * ONE;
     let state = drain(old, ticks, rate, micros(now));
     let before = state.level.div_ceil(ONE);
-    let empties = |state: Bucket| {
-        timestamp(state.at.saturating_add(time(state.level, ticks, limit))).max(now)
+    let after_draining = |state: Bucket, level: u64| {
+        timestamp(state.at.saturating_add(time(level, ticks, limit))).max(now)
     };
+    // The old state is not rounded.
+    let exact = if state.level > 0 { old } else { state };
     let hits = match hits {
         Hits::GiveBack(hits) => {
             let given = hits.min(MOST_HITS) * ONE;
@@ -58,7 +61,7 @@ pub(super) fn bucket(
                 before,
                 after: new.level.div_ceil(ONE),
                 most,
-                resets: empties(new),
+                resets: after_draining(new, new.level),
                 passes: now,
             };
             return (new, observation);
@@ -71,17 +74,13 @@ pub(super) fn bucket(
         let passes = if hits > most {
             Timestamp::MAX
         } else {
-            timestamp(
-                state
-                    .at
-                    .saturating_add(time(total - most * ONE, ticks, limit)),
-            )
+            after_draining(exact, (exact.level + hits * ONE).saturating_sub(most * ONE))
         };
         let observation = Observation {
             before,
             after,
             most,
-            resets: empties(state),
+            resets: after_draining(exact, exact.level),
             passes,
         };
         return (state, observation);
@@ -90,9 +89,10 @@ pub(super) fn bucket(
         level: total,
         ..state
     };
-    let waits = total.saturating_sub(u64::from(burst).max(hits) * ONE);
-    let passes = if waits > 0 && hits > 0 {
-        timestamp(state.at.saturating_add(time(waits, ticks, limit))).max(now)
+    let at_once = u64::from(burst).max(hits) * ONE;
+    let all = exact.level + hits * ONE;
+    let passes = if total > at_once && hits > 0 {
+        after_draining(exact, all.saturating_sub(at_once))
     } else {
         now
     };
@@ -100,7 +100,7 @@ pub(super) fn bucket(
         before,
         after,
         most,
-        resets: empties(new),
+        resets: after_draining(new, new.level),
         passes,
     };
     (new, observation)

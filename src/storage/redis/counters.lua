@@ -3,7 +3,7 @@
 local mode, still = ARGV[1], ARGV[1] == 'still'
 local channel, name = ARGV[3], ARGV[4]
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
-local ONE, SECOND, REGISTERS, TOP = 1048576, 1000000, 4096, 32
+local ONE, SECOND, REGISTERS, TOP = 1036800, 1000000, 4096, 32
 
 local at = 4
 local function text()

@@ -62,6 +62,7 @@ pub(super) struct Step {
     overall: Option<Overall>,
     #[serde(default)]
     headers: Vec<String>,
+    body: Option<String>,
     #[serde(default)]
     metadata: serde_json::Map<String, Value>,
     dynamic_metadata: Option<Value>,
@@ -221,6 +222,9 @@ impl Step {
         lines.insert("overall".to_owned(), overall.to_owned());
         for (number, header) in (1..).zip(&self.headers) {
             lines.insert(format!("header {number}"), header.clone());
+        }
+        if let Some(body) = &self.body {
+            lines.insert("body".to_owned(), body.clone());
         }
         if case.settings.dynamic_metadata {
             put_metadata(

@@ -186,6 +186,10 @@ fn lines(response: &RateLimitResponse, with_metadata: bool) -> Lines {
             lines.insert("surprise".to_owned(), format!("{surprise:?}"));
         }
     }
+    if !response.raw_body.is_empty() {
+        let body = String::from_utf8_lossy(&response.raw_body).into_owned();
+        lines.insert("body".to_owned(), body);
+    }
     if let Some(surprise) = never_set(response) {
         lines.insert("surprise".to_owned(), surprise);
     }
@@ -196,7 +200,6 @@ fn lines(response: &RateLimitResponse, with_metadata: bool) -> Lines {
 fn never_set(response: &RateLimitResponse) -> Option<String> {
     let RateLimitResponse {
         request_headers_to_add,
-        raw_body,
         quota,
         statuses,
         ..
@@ -205,9 +208,9 @@ fn never_set(response: &RateLimitResponse) -> Option<String> {
         .iter()
         .filter_map(|s| s.quota_specifier.as_ref())
         .collect();
-    let nothing = request_headers_to_add.is_empty() && raw_body.is_empty() && quota.is_none();
+    let nothing = request_headers_to_add.is_empty() && quota.is_none();
     (!nothing || !quotas.is_empty())
-        .then(|| format!("{request_headers_to_add:?} {raw_body:?} {quota:?} {quotas:?}"))
+        .then(|| format!("{request_headers_to_add:?} {quota:?} {quotas:?}"))
 }
 
 fn code_name(number: i32) -> String {
