@@ -6,5 +6,6 @@
 mod decisions;
 mod lab;
 mod load;
+mod providers;
 mod restarts;
 mod shipped;

@@ -216,3 +216,52 @@ fn test_files_are_no_rules() {
     let (out, error, code) = ratekeeper(root.path(), &explain);
     assert_eq!(code, Some(0), "{out}{error}");
 }
+
+/// Of the providers' rules every number, made larger by one, fails a test.
+#[test]
+fn no_limit_of_a_provider_can_change_unnoticed() {
+    let providers = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/providers");
+    let mut changed = 0;
+    for name in ["p0", "p1", "p2", "p3", "p4"] {
+        let rules = fs::read_to_string(providers.join(format!("{name}.yaml"))).unwrap();
+        let tests = fs::read_to_string(providers.join(format!("{name}.test.yaml"))).unwrap();
+        for (at, larger) in numbers(&rules) {
+            let mut mutant = rules.clone();
+            let digits = mutant[at..].find(|it: char| !it.is_ascii_digit()).unwrap();
+            mutant.replace_range(at..at + digits, &larger.to_string());
+            let root = folder(&[("p.yaml", &mutant), ("p.test.yaml", &tests)]);
+            let (out, _, code) = ratekeeper(root.path(), &["test", "."]);
+            let line = rules[..at].lines().count();
+            assert_eq!(code, Some(1), "{name}.yaml:{line} became {larger}: {out}");
+            changed += 1;
+        }
+    }
+    assert!(changed >= 80, "{changed}");
+}
+
+/// Where a limit's numbers stand, and what is one more.
+fn numbers(rules: &str) -> Vec<(usize, u64)> {
+    let keys = [
+        "requests_per_unit: ",
+        "window: ",
+        "burst: ",
+        "max_queue: ",
+        "remember: ",
+        "lockout: ",
+        "notify_below: ",
+        "from: ",
+        "over: ",
+        "opens_for: ",
+    ];
+    let found = keys.iter().flat_map(|key| {
+        rules.match_indices(key).map(|(start, _)| {
+            let at = start + key.len();
+            let digits: String = rules[at..]
+                .chars()
+                .take_while(char::is_ascii_digit)
+                .collect();
+            (at, digits.parse::<u64>().unwrap() + 1)
+        })
+    });
+    found.collect()
+}

@@ -16,8 +16,8 @@ pub(super) struct Setup<'a> {
     pub(super) flags: &'a [&'a str],
     /// Whether Envoy writes its x-ratelimit headers.
     pub(super) envoy_headers: bool,
-    /// A path's prefix, and its rate limits in Envoy's words; null: those of
-    /// the filter.
+    /// A path's prefix, and its rate limits in Envoy's words (or all of its
+    /// `RateLimitPerRoute`); null: those of the filter.
     pub(super) routes: Vec<(&'a str, Value)>,
 }
 
@@ -121,7 +121,10 @@ fn route((prefix, rate_limits): &(&str, Value)) -> Value {
         "match": {"prefix": prefix},
         "route": {"cluster": "upstream", "timeout": "30s"},
     });
-    if !rate_limits.is_null() {
+    if rate_limits.is_object() {
+        let filters = json!({"envoy.filters.http.ratelimit": rate_limits});
+        route["typed_per_filter_config"] = filters;
+    } else if !rate_limits.is_null() {
         route["typed_per_filter_config"] = json!({"envoy.filters.http.ratelimit": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
             "rate_limits": rate_limits,
