@@ -2,13 +2,14 @@
 //!
 //! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
-//! say? · [`query`] asks a running server · [`load`] asks it very often.
+//! say? · [`schema`] what may rules say? · [`query`] asks a running server · [`load`] asks it very often.
 //! `completions` prints a script for a shell and has no file of its own.
 
 pub mod check;
 pub mod explain;
 pub mod load;
 pub mod query;
+pub mod schema;
 pub mod serve;
 pub mod test;
 
@@ -49,6 +50,8 @@ pub enum Command {
     /// Run tests of rules; exit code 0 when all pass, 1 when one fails, 2 when
     /// they cannot be run
     Test(test::Test),
+    /// Print a JSON Schema of rules files, for editors
+    Schema(schema::Schema),
     /// Ask a running server
     Query(query::Query),
     /// Put a running server under load, and measure it
@@ -80,6 +83,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
             Ok(exit_code(found))
         }
         Command::Test(test) => Ok(test::run(&test, &mut io::stdout().lock())?),
+        Command::Schema(_) => {
+            schema::run(&mut io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Query(query) => query::run(&query),
         Command::Load(load) => load::run(&load),
         Command::Completions { shell } => {

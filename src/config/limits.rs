@@ -512,9 +512,11 @@ fn seconds(text: &str) -> Option<u64> {
 /// composite keys, and where they are named.
 pub(super) fn gates(descriptor: &Descriptor) -> Vec<(Mark, String)> {
     let limits = descriptor.rate_limit.iter().chain(&descriptor.rate_limits);
-    let named = limits.filter_map(|limit| match &limit.opened_by {
-        Field::Given(value, at) => Some((*at, composite_key(descriptor.key.as_str(), value))),
-        Field::Absent | Field::Broken => None,
+    let named = limits.filter_map(|limit| match (&limit.opens_for, &limit.opened_by) {
+        (Field::Given(..), Field::Given(value, at)) => {
+            Some((*at, composite_key(descriptor.key.as_str(), value)))
+        }
+        _ => None,
     });
     named.collect()
 }

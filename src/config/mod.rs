@@ -8,11 +8,13 @@
 //! nodes with places · `scalar` what a scalar means · `reader` nodes of an
 //! expected kind · `schema` nodes → typed definitions · `metadata` free data
 //! of rules · [`mod@compile`] definitions → `engine::rules` · [`problem`]
-//! mistakes and how they are shown · [`dump`] compiled rules → JSON.
+//! mistakes and how they are shown · `limits` a descriptor's limits · `responses` how answers look · [`dump`]
+//! compiled rules → JSON · [`mod@json_schema`] what a file may say, for editors.
 
 pub mod compile;
 pub mod dump;
 pub mod files;
+pub mod json_schema;
 mod limits;
 mod metadata;
 pub mod problem;
@@ -26,5 +28,6 @@ pub use self::{
     compile::{Options, SourceFile, compile},
     dump::to_json,
     files::{ReadError, ReadOptions, read},
+    json_schema::json_schema,
     problem::{Problem, Problems},
 };

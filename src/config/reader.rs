@@ -25,8 +25,8 @@ pub(super) enum Place {
     Responses,
 }
 
-/// Every key and its places.
-const KEYS: [(&str, &[Place]); 46] = [
+/// Every key and its places; what they mean is told by [`super::json_schema`].
+pub(super) const KEYS: [(&str, &[Place]); 46] = [
     ("domain", &[Place::Domain]),
     ("key", &[Place::Descriptor]),
     ("value", &[Place::Descriptor]),

@@ -145,7 +145,8 @@ pub(super) const COUNT: [(&str, Count); 2] = [
     ("hits", Count::Hits),
     ("distinct_values", Count::DistinctValues),
 ];
-const ACCURACY: [(&str, Accuracy); 2] = [("exact", Accuracy::Exact), ("leased", Accuracy::Leased)];
+pub(super) const ACCURACY: [(&str, Accuracy); 2] =
+    [("exact", Accuracy::Exact), ("leased", Accuracy::Leased)];
 
 /// What a file says about a field.
 #[derive(Debug, Default)]

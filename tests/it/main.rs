@@ -12,5 +12,6 @@ mod process;
 mod redis;
 mod rules;
 mod ruletest;
+mod schema;
 mod support;
 mod wire;

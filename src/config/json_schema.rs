@@ -1,0 +1,783 @@
+//! The rules file as a JSON Schema: with it an editor completes keys, says
+//! what they mean, and underlines what would not load.
+//!
+//! [`fields`] is the one table: an entry for each key at each of its places.
+//! A test holds it against the reader's KEYS, so neither can grow alone. The
+//! words that a field takes come from the lists that the reader uses.
+//!
+//! What loads (outside of `--compat`), the schema takes. More than that, too:
+//! equal keys, references and sums are beyond a schema; and to an editor, which
+//! reads YAML 1.2, `yes` and `1_000` are text, so quotes around them pass.
+//!
+//! It is draft 7: editors have known that the longest. `errorMessage` is no
+//! part of it: the YAML language server shows it, others ignore it.
+
+use serde_json::{Map, Value, json};
+
+use crate::engine::{calendar::WEEKDAYS, limit::Unit, responses::Reset, rules::ChargePolicy};
+
+use super::{
+    reader::{METADATA, Place},
+    responses::RESET,
+    schema::{ACCURACY, ALGORITHM, Accuracy, CHARGE, COUNT, Count, Kind, ON_STORE_FAILURE, word},
+};
+
+/// A key at its places.
+struct Field {
+    key: &'static str,
+    places: &'static [Place],
+    /// What values it takes. A key that may be absent takes null, too.
+    takes: Value,
+    /// One sentence for the operator.
+    about: &'static str,
+}
+
+/// Every key of a rules file. To add one, add an entry.
+fn fields() -> Vec<Field> {
+    use Place::{Descriptor, Domain, RateLimit, Replace, Responses, WarmUp};
+    vec![
+        field(
+            "domain",
+            &[Domain],
+            filled(text()),
+            "Which requests these rules are for: those that name this domain.",
+        ),
+        field(
+            "charge",
+            &[Domain],
+            choice(&CHARGE, Some(ChargePolicy::default())),
+            "What a refused request counts: its hits at every limit, or none at any.",
+        ),
+        field(
+            "on_store_failure",
+            &[Domain],
+            choice(&ON_STORE_FAILURE, None),
+            "What to answer while the store is away, in place of --on-store-failure.",
+        ),
+        field(
+            "descriptors",
+            &[Domain],
+            list_of(Descriptor),
+            "The rules; a request's descriptor meets that for its first entry.",
+        ),
+        field(
+            "descriptors",
+            &[Descriptor],
+            list_of(Descriptor),
+            "The rules for the entry that follows this one in a request's descriptor.",
+        ),
+        field(
+            "key",
+            &[Descriptor],
+            filled(text()),
+            "The key of the entry that this rule is for; * stands for any characters.",
+        ),
+        field(
+            "value",
+            &[Descriptor],
+            text(),
+            "The value of the entry that this rule is for, where * stands for any characters; \
+             without it, each value has a counter of its own.",
+        ),
+        field(
+            "rate_limit",
+            &[Descriptor],
+            map_of(RateLimit),
+            "How much this rule grants; without it, everything passes uncounted.",
+        ),
+        field(
+            "rate_limits",
+            &[Descriptor],
+            list_of(RateLimit),
+            "Several limits, all of which apply; the tightest is told.",
+        ),
+        field(
+            "responses",
+            &[Domain],
+            map_of(Responses),
+            "How answers look to clients: headers, and the body of a refusal.",
+        ),
+        field(
+            "responses",
+            &[Descriptor],
+            map_of(Responses),
+            "How answers look that tell of this rule's limits, where it differs from the domain.",
+        ),
+        field(
+            "shadow_mode",
+            &[Descriptor],
+            flag(),
+            "Counts and reports as always, but refuses nobody: a limit on trial.",
+        ),
+        field(
+            "quota_mode",
+            &[Descriptor],
+            flag(),
+            "Refuses a request only when all of its limits in quota mode are over.",
+        ),
+        field(
+            "detailed_metric",
+            &[Descriptor],
+            flag(),
+            "Names the values of the request in metrics.",
+        ),
+        field(
+            "value_to_metric",
+            &[Descriptor],
+            flag(),
+            "Names the value of this entry in metrics.",
+        ),
+        field(
+            "share_threshold",
+            &[Descriptor],
+            flag(),
+            "Has one counter for all values that the * of this rule stands for.",
+        ),
+        field(
+            METADATA,
+            &[Descriptor],
+            json!({"type": ["object", "null"]}),
+            "Data of your own, which goes into the answer's dynamic metadata.",
+        ),
+        field(
+            "requests_per_unit",
+            &[RateLimit],
+            or(whole_number(0), json!(0)),
+            "How many hits a window admits; 0 refuses all.",
+        ),
+        field("unit", &[RateLimit], unit(), "How long a window is."),
+        field(
+            "unit_multiplier",
+            &[RateLimit],
+            or(whole_number(1), json!(1)),
+            "How many units long a window is, up to 366 days.",
+        ),
+        field(
+            "window",
+            &[RateLimit],
+            duration(),
+            "How long a window is, instead of unit: whole seconds up to 366 days.",
+        ),
+        field(
+            "unlimited",
+            &[RateLimit],
+            flag(),
+            "Lets everything pass uncounted, as an exception from other rules.",
+        ),
+        field(
+            "accuracy",
+            &[RateLimit],
+            choice(&ACCURACY, Some(Accuracy::Exact)),
+            "How exact the limit is held in Redis: exact asks for every decision, leased takes \
+             hits in advance and may refuse early, never late.",
+        ),
+        field(
+            "time_zone",
+            &[RateLimit],
+            or(text(), "UTC".into()),
+            "Where days, weeks, months and years begin, such as Europe/Berlin; without it (and \
+             without week_starts) they have fixed lengths since 1970.",
+        ),
+        field(
+            "week_starts",
+            &[RateLimit],
+            choice(&WEEKDAYS, Some(chrono::Weekday::Mon)),
+            "The day that a calendar week begins on.",
+        ),
+        field(
+            "algorithm",
+            &[RateLimit],
+            choice(&ALGORITHM, Some(Kind::FixedWindow)),
+            "How hits are held against the limit.",
+        ),
+        field(
+            "burst",
+            &[RateLimit],
+            at_most(whole_number(1), 1 << 31),
+            "How many hits a bucket lets pass at once: all of a window of a token_bucket, one of a \
+             leaky_bucket, if nothing is said.",
+        ),
+        field(
+            "max_queue",
+            &[RateLimit],
+            at_most(whole_number(1), 1 << 31),
+            "How many hits of a leaky_bucket may wait for their turn; more are refused.",
+        ),
+        field(
+            "count",
+            &[RateLimit],
+            choice(&COUNT, Some(Count::Hits)),
+            "What is counted: hits, or different values of the last entry.",
+        ),
+        field(
+            "approximate",
+            &[RateLimit],
+            flag(),
+            "Estimates the number of different values where there are many.",
+        ),
+        field(
+            "exact_up_to",
+            &[RateLimit],
+            or(whole_number(1), json!(1_000)),
+            "How many different values are kept one by one before they are estimated.",
+        ),
+        field(
+            "remember",
+            &[RateLimit],
+            duration(),
+            "How long a value is known: a request that repeats it passes and counts nowhere.",
+        ),
+        field(
+            "lockout",
+            &[RateLimit],
+            duration(),
+            "Once over the limit, everything is refused for this long.",
+        ),
+        field(
+            "warm_up",
+            &[RateLimit],
+            map_of(WarmUp),
+            "Begins with less and grows to the full limit, from first sight of the counter.",
+        ),
+        field(
+            "from",
+            &[WarmUp],
+            or(whole_number(0), json!(0)),
+            "Requests of a window at first sight of the counter.",
+        ),
+        field(
+            "over",
+            &[WarmUp],
+            required_duration(),
+            "How long it takes to grow to the full limit.",
+        ),
+        field(
+            "flag_only",
+            &[RateLimit],
+            flag(),
+            "Refuses nobody: dynamic metadata names the limits that are over.",
+        ),
+        field(
+            "notify_below",
+            &[RateLimit],
+            json!({"type": ["string", "integer", "null"], "pattern": "^(0*([1-9][0-9]?|100)%?)?$", "minimum": 1, "maximum": 100}),
+            "Gives notice in a header and in metadata when less than this share is left: 10%.",
+        ),
+        field(
+            "opens_for",
+            &[RateLimit],
+            duration(),
+            "Lets pass only so long after a request that met the rule named by opened_by.",
+        ),
+        field(
+            "opened_by",
+            &[RateLimit],
+            text(),
+            "The value of the descriptor beside this one, with the same key, that opens it.",
+        ),
+        field(
+            "headers",
+            &[Responses],
+            json!({
+                "type": ["string", "array", "null"],
+                "enum": ["legacy", "ietf", ["legacy"], ["ietf"], ["legacy", "ietf"], ["ietf", "legacy"], [], null],
+            }),
+            "Headers on every answer: X-RateLimit-* (legacy), RateLimit and RateLimit-Policy (ietf).",
+        ),
+        field(
+            "reset",
+            &[Responses],
+            choice(&RESET, Some(Reset::default())),
+            "How X-RateLimit-Reset and {reset} tell when the limit is there again.",
+        ),
+        field(
+            "retry_after",
+            &[Responses],
+            flag(),
+            "Sends Retry-After with refusals.",
+        ),
+        field(
+            "body",
+            &[Responses],
+            text(),
+            "The body of refusals: a text with fields such as {retry_after}, or problem (RFC 9457).",
+        ),
+        field(
+            "content_type",
+            &[Responses],
+            visible(text()),
+            "The content type of the body.",
+        ),
+        field(
+            "status_text",
+            &[Responses],
+            or(text(), "Too Many Requests".into()),
+            "A refusal in words, for {status_text} and as the title of a problem.",
+        ),
+        field(
+            "name",
+            &[RateLimit],
+            limit_name(),
+            "What answers call the limit, and others that replace it.",
+        ),
+        field(
+            "replaces",
+            &[RateLimit],
+            list_of(Replace),
+            "Limits that do not apply to a request to which this one does.",
+        ),
+        field(
+            "name",
+            &[Replace],
+            filled(limit_name()),
+            "The name of the limit that is replaced.",
+        ),
+    ]
+}
+
+/// What concerns several keys of a place.
+fn conditions(place: Place) -> Vec<Value> {
+    match place {
+        Place::Descriptor => vec![shared_by_a_wildcard(), several()],
+        Place::RateLimit => {
+            let mut all = vec![window_or_unit()];
+            all.extend(goes_with());
+            all.extend(gates());
+            all
+        }
+        Place::Domain | Place::Replace | Place::WarmUp | Place::Responses => vec![],
+    }
+}
+
+/// The name of a place's definition.
+fn definition(place: Place) -> &'static str {
+    match place {
+        Place::Domain => "file",
+        Place::Descriptor => "descriptor",
+        Place::RateLimit => "rate_limit",
+        Place::Replace => "replaced",
+        Place::WarmUp => "warm_up",
+        Place::Responses => "responses",
+    }
+}
+
+/// The schema of one document of a rules file.
+#[must_use]
+pub fn json_schema() -> Value {
+    let fields = fields();
+    let mut places: Vec<Place> = vec![];
+    for &place in fields.iter().flat_map(|field| field.places) {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    let definitions: Map<_, _> = places
+        .into_iter()
+        .map(|place| (definition(place).to_owned(), keys_of(place, &fields)))
+        .collect();
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Rules of ratekeeper",
+        "description": "What requests of a domain may do, and how often.",
+        // A document that says nothing is none.
+        "type": ["object", "null"],
+        "allOf": [reference(Place::Domain)],
+        "definitions": definitions,
+    })
+}
+
+/// The keys that may stand at a place. Says nothing of what is no map.
+fn keys_of(place: Place, fields: &[Field]) -> Value {
+    let here = || fields.iter().filter(|field| field.places.contains(&place));
+    let properties: Map<_, _> = here()
+        .map(|field| (field.key.to_owned(), field.described()))
+        .collect();
+    let required: Vec<_> = here()
+        .filter(|field| !field.may_be_absent())
+        .map(|field| field.key)
+        .collect();
+    let mut keys = json!({
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    });
+    let conditions = conditions(place);
+    if !conditions.is_empty() {
+        keys["allOf"] = conditions.into();
+    }
+    keys
+}
+
+fn reference(place: Place) -> Value {
+    json!({"$ref": format!("#/definitions/{}", definition(place))})
+}
+
+// === impl Field ===
+
+fn field(key: &'static str, places: &'static [Place], takes: Value, about: &'static str) -> Field {
+    Field {
+        key,
+        places,
+        takes,
+        about,
+    }
+}
+
+impl Field {
+    fn described(&self) -> Value {
+        let mut described = self.takes.clone();
+        described["description"] = self.about.into();
+        described
+    }
+
+    /// The reader takes null for absent.
+    fn may_be_absent(&self) -> bool {
+        let types = self.takes["type"].as_array();
+        types.is_some_and(|types| types.contains(&json!("null")))
+    }
+}
+
+// === values ===
+
+fn text() -> Value {
+    json!({"type": ["string", "integer", "boolean", "null"]})
+}
+
+/// As `takes`, but neither absent nor empty.
+fn filled(mut takes: Value) -> Value {
+    if let Some(types) = takes["type"].as_array_mut() {
+        types.retain(|kind| kind != "null");
+    }
+    takes["minLength"] = json!(1);
+    takes
+}
+
+fn at_most(mut takes: Value, most: u64) -> Value {
+    takes["maximum"] = json!(most);
+    takes
+}
+
+/// As `takes`, in characters that may stand in a header.
+fn visible(mut takes: Value) -> Value {
+    takes["pattern"] = json!("^[ -~]*$");
+    takes
+}
+
+/// As `takes`, with what holds without it.
+fn or(mut takes: Value, default: Value) -> Value {
+    takes["default"] = default;
+    takes
+}
+
+fn choice<T: Copy + PartialEq>(words: &[(&str, T)], default: Option<T>) -> Value {
+    let mut all: Vec<Value> = words.iter().map(|(word, _)| json!(word)).collect();
+    all.push(Value::Null);
+    let takes = json!({"type": ["string", "null"], "enum": all});
+    match default {
+        Some(default) => or(takes, word(words, default).into()),
+        None => takes,
+    }
+}
+
+/// What YAML 1.1 takes for true, and YAML 1.2 for text.
+const YES: [&str; 8] = ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON"];
+const NO: [&str; 8] = ["n", "N", "no", "No", "NO", "off", "Off", "OFF"];
+
+fn flag() -> Value {
+    json!({
+        "type": ["boolean", "string", "null"],
+        "pattern": format!("^({}|{})$", YES.join("|"), NO.join("|")),
+        "errorMessage": "true or false, without quotes",
+        "default": false,
+    })
+}
+
+/// Text are numbers that only YAML 1.1 knows: `1_000`, `0b11`, `0X1F`.
+fn whole_number(from: u32) -> Value {
+    json!({
+        "type": ["integer", "string", "null"],
+        "minimum": from,
+        "maximum": u32::MAX,
+        "pattern": "^[-+]?(0[bBoOxX][0-9a-fA-F_]+|[0-9]+_[0-9_]*)$",
+        "patternErrorMessage": "a whole number, without quotes",
+    })
+}
+
+/// Any text: what has to be a unit depends on the keys beside it.
+fn unit() -> Value {
+    let mut takes = text();
+    takes["examples"] = Unit::ALL.map(Unit::name).to_vec().into();
+    takes
+}
+
+/// The units' names, in any letter case.
+fn unit_pattern() -> String {
+    let names = Unit::ALL.map(|unit| {
+        let letters = unit.name().chars();
+        let either = letters.map(|letter| format!("[{letter}{}]", letter.to_ascii_uppercase()));
+        either.collect::<String>()
+    });
+    format!("^({})$", names.join("|"))
+}
+
+/// Not all zeros; empty counts as absent.
+fn duration() -> Value {
+    json!({
+        "type": ["string", "null"],
+        "pattern": "^(([0-9]+[smhd])*0*[1-9][0-9]*[smhd]([0-9]+[smhd])*)?$",
+        "errorMessage": "whole seconds, such as 5s, 5m, 1h30m, 14d",
+        "examples": ["5s", "5m", "1h30m", "14d"],
+    })
+}
+
+/// The same, neither absent nor empty.
+fn required_duration() -> Value {
+    let mut takes = filled(duration());
+    takes["errorMessage"] = json!("whole seconds, such as 5s, 5m, 1h30m, 14d");
+    takes
+}
+
+fn limit_name() -> Value {
+    let mut takes = text();
+    takes["pattern"] = json!(r#"^[^"\\\u0000-\u001f\u007f-\u009f]*$"#);
+    takes["patternErrorMessage"] = json!("without quotes, backslashes and control characters");
+    takes
+}
+
+fn map_of(place: Place) -> Value {
+    json!({"type": ["object", "null"], "allOf": [reference(place)]})
+}
+
+fn list_of(place: Place) -> Value {
+    json!({
+        "type": ["array", "null"],
+        "items": {"type": "object", "allOf": [reference(place)]},
+    })
+}
+
+// === conditions ===
+
+/// A window has one length, and no limit has none.
+fn window_or_unit() -> Value {
+    let unit = unit_pattern();
+    let units = format!("one of {}", Unit::ALL.map(Unit::name).join(", "));
+    json!({
+        "if": is_yes("unlimited"),
+        "then": {"properties": {
+            "unit": {
+                "if": {"type": "string", "pattern": unit},
+                "then": absent("unlimited"),
+            },
+            "unit_multiplier": absent("unlimited"),
+            "window": absent("unlimited"),
+            "accuracy": absent("unlimited"),
+            "algorithm": absent("unlimited"),
+            "count": absent("unlimited"),
+            "lockout": absent("unlimited"),
+            "warm_up": absent("unlimited"),
+            "opens_for": absent("unlimited"),
+        }},
+        "else": {
+            "if": {
+                "properties": {"window": {"not": {"enum": [null, ""]}}},
+                "required": ["window"],
+            },
+            "then": {"properties": {
+                "unit": absent("window"),
+                "unit_multiplier": absent("window"),
+            }},
+            // A gate has no window of its own.
+            "else": {
+                "if": {
+                    "properties": {"opens_for": {"not": {"enum": [null]}}},
+                    "required": ["opens_for"],
+                },
+                "else": {
+                    "properties": {
+                        "unit": {"type": "string", "pattern": unit, "errorMessage": units},
+                    },
+                    "required": ["unit"],
+                },
+            },
+        },
+    })
+}
+
+/// What a limit says only together with something else.
+fn goes_with() -> Vec<Value> {
+    let algorithms = |words: &[&str]| json!({"type": "object", "properties": {"algorithm": {"enum": words}}, "required": ["algorithm"]});
+    let hits = json!({"properties": {"count": {"enum": ["hits", null]}}});
+    let values = json!({"type": "object", "properties": {"count": {"const": "distinct_values"}}, "required": ["count"]});
+    let windows = |more: &[Value]| {
+        let mut words = vec![json!("fixed_window"), Value::Null];
+        words.extend_from_slice(more);
+        json!({"properties": {"algorithm": {"enum": words}}})
+    };
+    let calendar = |names: &[&str]| {
+        let names: Vec<String> = names
+            .iter()
+            .map(|name| {
+                let letters = name.chars();
+                let either = letters.map(|it| format!("[{it}{}]", it.to_ascii_uppercase()));
+                either.collect()
+            })
+            .collect();
+        let unit = json!({"type": "string", "pattern": format!("^({})$", names.join("|"))});
+        json!({"properties": {"unit": unit}, "required": ["unit"]})
+    };
+    let all = |conditions: &[&Value]| json!({"allOf": conditions});
+    let rule = |when: Value, then: Value| json!({"if": when, "then": then});
+    let queues = algorithms(&["leaky_bucket"]);
+    vec![
+        rule(
+            given("burst"),
+            algorithms(&["token_bucket", "leaky_bucket"]),
+        ),
+        rule(given("max_queue"), queues.clone()),
+        rule(queues.clone(), given("max_queue")),
+        rule(
+            given("exact_up_to"),
+            all(&[&values, &is_yes("approximate")]),
+        ),
+        rule(is_yes("approximate"), values.clone()),
+        rule(
+            given("remember"),
+            all(&[&values, &json!({"not": is_yes("approximate")})]),
+        ),
+        rule(values.clone(), windows(&[])),
+        rule(given("lockout"), all(&[&hits, &json!({"not": queues})])),
+        rule(
+            given("warm_up"),
+            all(&[&hits, &windows(&[json!("sliding_window")])]),
+        ),
+        rule(
+            json!({"type": "object", "properties": {"accuracy": {"const": "leased"}}, "required": ["accuracy"]}),
+            all(&[
+                &hits,
+                &windows(&[]),
+                &json!({"properties": {"lockout": absent("leased"), "warm_up": absent("leased")}}),
+            ]),
+        ),
+        rule(
+            given("time_zone"),
+            all(&[&windows(&[]), &calendar(&["day", "week", "month", "year"])]),
+        ),
+        rule(given("week_starts"), calendar(&["week"])),
+        rule(
+            algorithms(&["sliding_log"]),
+            json!({"properties": {"requests_per_unit": {"maximum": 1_000}}}),
+        ),
+        rule(
+            all(&[&values, &json!({"not": is_yes("approximate")})]),
+            json!({"properties": {"requests_per_unit": {"maximum": 1_000_000}}}),
+        ),
+    ]
+}
+
+/// A gate has an opener, and nothing else.
+fn gates() -> Vec<Value> {
+    let others = [
+        "unit",
+        "unit_multiplier",
+        "window",
+        "algorithm",
+        "count",
+        "lockout",
+        "warm_up",
+    ];
+    let others = others.map(|key| (key.to_owned(), absent("opens_for")));
+    let others: Map<_, _> = others.into_iter().collect();
+    vec![
+        json!({"if": given("opens_for"), "then": given("opened_by")}),
+        json!({"if": given("opened_by"), "then": given("opens_for")}),
+        json!({"if": given("opens_for"), "then": {"properties": others}}),
+    ]
+}
+
+/// A descriptor's list of limits.
+fn several() -> Value {
+    json!({
+        "properties": {"rate_limits": {
+            "maxItems": 16,
+            "items": {"not": is_yes("unlimited")},
+        }},
+        "if": is_yes("quota_mode"),
+        "then": {"properties": {"rate_limits": {"maxItems": 1}}},
+    })
+}
+
+/// Something is said of `key`.
+fn given(key: &str) -> Value {
+    json!({"type": "object", "properties": {key: {"not": {"enum": [null, ""]}}}, "required": [key]})
+}
+
+fn shared_by_a_wildcard() -> Value {
+    let wildcard = json!({
+        "type": "string",
+        "pattern": r"\*",
+        "errorMessage": "share_threshold goes with a * in key or value",
+    });
+    json!({
+        "if": is_yes("share_threshold"),
+        "then": {
+            "if": {"properties": {"value": wildcard}, "required": ["value"]},
+            "else": {"properties": {"key": wildcard}},
+        },
+    })
+}
+
+/// The flag `key` is set.
+fn is_yes(key: &str) -> Value {
+    let mut yes: Vec<Value> = vec![true.into()];
+    yes.extend(YES.map(Value::from));
+    json!({"type": "object", "properties": {key: {"enum": yes}}, "required": [key]})
+}
+
+fn absent(beside: &str) -> Value {
+    json!({"type": "null", "errorMessage": format!("not beside {beside}")})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::reader::KEYS, *};
+
+    /// A key that somebody adds to one of the tables is missed in the other.
+    #[test]
+    fn every_key_is_described_where_it_may_stand_and_nowhere_else() {
+        let pairs = |key: &'static str, places: &'static [Place]| {
+            places
+                .iter()
+                .map(move |place| format!("{key} in {place:?}"))
+        };
+        let mut known: Vec<String> = KEYS
+            .iter()
+            .flat_map(|(key, places)| pairs(key, places))
+            .collect();
+        let mut described: Vec<String> = fields()
+            .iter()
+            .flat_map(|field| pairs(field.key, field.places))
+            .collect();
+        known.sort();
+        described.sort();
+        assert_eq!(described, known, "fields() on the left, KEYS on the right");
+    }
+
+    #[test]
+    fn every_description_is_a_sentence() {
+        for Field { key, about, .. } in fields() {
+            assert!(about.starts_with(char::is_uppercase), "{key}: {about}");
+            assert!(about.ends_with('.') && about.len() > 20, "{key}: {about}");
+        }
+    }
+
+    #[test]
+    fn only_what_cannot_be_absent_is_required() {
+        let schema = json_schema();
+        let required = |definition: &str| schema["definitions"][definition]["required"].clone();
+        assert_eq!(required("file"), json!(["domain"]));
+        assert_eq!(required("descriptor"), json!(["key"]));
+        assert_eq!(required("rate_limit"), json!([]));
+        assert_eq!(required("replaced"), json!(["name"]));
+        assert_eq!(required("warm_up"), json!(["over"]));
+    }
+}
