@@ -5,6 +5,7 @@
 mod cases;
 mod commands;
 mod corpus;
+mod docs;
 mod envoy;
 mod hostile;
 mod layers;

@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use redis::{ServerError, Value};
 use smallvec::SmallVec;
 
-use super::scripts;
+use super::scripts::{Script, Scripts};
 use crate::engine::{
     algorithm::{
         Observation, counter,
@@ -422,15 +422,21 @@ impl<T> Flush<T> {
     }
 
     /// The commands as they are sent.
-    pub(super) fn pipeline(&self, news: &Newsroom) -> redis::Pipeline {
+    pub(super) fn pipeline(&self, news: &Newsroom, scripts: &Scripts) -> redis::Pipeline {
         let mut pipeline = redis::Pipeline::with_capacity(self.commands.len());
         for command in &self.commands {
-            self.write(command, news, &mut pipeline);
+            self.write(command, news, scripts, &mut pipeline);
         }
         pipeline
     }
 
-    fn write(&self, command: &Command, news: &Newsroom, pipeline: &mut redis::Pipeline) {
+    fn write(
+        &self,
+        command: &Command,
+        news: &Newsroom,
+        scripts: &Scripts,
+        pipeline: &mut redis::Pipeline,
+    ) {
         match command {
             Command::Asking => {
                 pipeline.cmd("ASKING");
@@ -450,7 +456,7 @@ impl<T> Flush<T> {
                     return;
                 };
                 let hits = (*hits).min(MOST_IN_SCRIPT);
-                let script = pipeline.cmd("EVAL").arg(scripts::GIVE_BACK).arg(1);
+                let script = scripts.run(Script::GiveBack, 1, pipeline);
                 script.arg(&*key.bytes).arg(hits).arg(key.ttl);
                 script.arg(&*news.channel).arg(&*news.name);
             }
@@ -462,7 +468,7 @@ impl<T> Flush<T> {
                         Work::Take(..) | Work::GiveBack(..) => None,
                     })
                     .collect();
-                write_together(&together, news, pipeline);
+                write_together(&together, news, scripts, pipeline);
             }
         }
     }
@@ -591,18 +597,23 @@ fn one(before: i128, after: i128, hits: u64) -> Sight {
 }
 
 /// Several of `all` only where each counter is charged by itself.
-fn write_together(all: &[&Together], news: &Newsroom, pipeline: &mut redis::Pipeline) {
+fn write_together(
+    all: &[&Together],
+    news: &Newsroom,
+    scripts: &Scripts,
+    pipeline: &mut redis::Pipeline,
+) {
     let Some(Together { mode, refused, .. }) = all.first() else {
         return;
     };
     let parts = || all.iter().flat_map(|together| &together.parts);
     let special = parts().any(|part| part.special.is_some());
     let script = if special {
-        scripts::COUNTERS
+        Script::Counters
     } else {
-        scripts::TOGETHER
+        Script::Together
     };
-    let command = pipeline.cmd("EVAL").arg(script).arg(parts().count());
+    let command = scripts.run(script, parts().count(), pipeline);
     for part in parts() {
         command.arg(&*part.key.bytes);
     }

@@ -30,6 +30,7 @@ use super::{
     connect::Connector,
     first_seen::FirstSeen,
     lease::Leases,
+    scripts::Scripts,
     slots::Node,
     ticket::Tag,
 };
@@ -183,8 +184,11 @@ impl Lane {
             // heard of everything.
             first_seen.clear();
             self.leases().clear();
+            let learns = Scripts::load(&mut connection);
+            let scripts = timeout(self.config.deadline, learns).await;
+            let scripts = scripts.unwrap_or_default();
             self.enter(Condition::Up);
-            match self.serve(&mut connection, &mut first_seen).await {
+            match self.serve(&mut connection, &scripts, &mut first_seen).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(store = %error.store, reason = %error.reason, "lost a store connection");
@@ -230,6 +234,7 @@ impl Lane {
     async fn serve(
         &self,
         connection: &mut MultiplexedConnection,
+        scripts: &Scripts,
         first_seen: &mut FirstSeen,
     ) -> Result<(), StoreError> {
         let mut paid = Instant::now();
@@ -240,7 +245,7 @@ impl Lane {
                     let Some(items) = items else { return Ok(()) };
                     let items = self.still_wanted(items);
                     if !items.is_empty() {
-                        self.flush(items, connection, first_seen).await?;
+                        self.flush(items, connection, scripts, first_seen).await?;
                     }
                 }
                 () = sleep(IDLE) => self.ask_for_life(connection).await?,
@@ -279,6 +284,7 @@ impl Lane {
         &self,
         items: Vec<Item<Tag>>,
         connection: &mut MultiplexedConnection,
+        scripts: &Scripts,
         first_seen: &mut FirstSeen,
     ) -> Result<(), StoreError> {
         // One that had nearly no time left when it was sent says nothing about
@@ -298,7 +304,7 @@ impl Lane {
         };
         let flush = Flush::new(items, &mut adviser);
         backend.counts().count(&flush);
-        let pipeline = flush.pipeline(backend.newsroom());
+        let pipeline = flush.pipeline(backend.newsroom(), scripts);
         drop(backend);
         let mut probe = connection.clone();
         let reply = connection.send_packed_commands(&pipeline, 0, flush.len());
@@ -586,13 +592,15 @@ fn is_of_the_node(refused: &Refused) -> bool {
     let Refused::Server(error) = refused else {
         return true;
     };
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 7] = [
         "READONLY",
         "LOADING",
         "MASTERDOWN",
         "NOAUTH",
         "WRONGPASS",
         "NOREPLICAS",
+        // Its scripts were flushed: they are loaded anew with a connection.
+        "NOSCRIPT",
     ];
     // Before Redis 7, what a script runs into is told within its own error.
     let in_script = error.code() == "ERR"

@@ -9,7 +9,10 @@ use std::{collections::HashMap, ops::Range};
 use redis::{Arg, Pipeline, Value};
 
 use super::*;
-use crate::storage::redis::batch::{Advice, Flush, Item, Key, News, Newsroom, Work};
+use crate::storage::redis::{
+    batch::{Advice, Flush, Item, Key, News, Newsroom, Work},
+    scripts::Scripts,
+};
 
 const MICROS: u64 = 1_000;
 const MILLIS: u64 = 1_000_000;
@@ -313,7 +316,7 @@ impl Simulation {
                 channel: "".into(),
                 name: "".into(),
             };
-            let pipeline = flight.flush.pipeline(&newsroom);
+            let pipeline = flight.flush.pipeline(&newsroom, &Scripts::default());
             flight.done = Some(self.execute(&flight, &pipeline));
             let back = self.now + self.random.within(&self.world.latency);
             self.events.push(Reverse((back, number)));

@@ -1,6 +1,73 @@
 //! What Redis runs for us, where one plain command does not do. Keys are
 //! declared and of one slot; nothing here is newer than Redis 6.2.
 
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+
+/// What Redis can run for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    /// [`GIVE_BACK`].
+    GiveBack,
+    /// [`TOGETHER`].
+    Together,
+    /// [`COUNTERS`].
+    Counters,
+}
+
+/// Scripts as a node knows them.
+#[derive(Debug, Default)]
+pub(super) struct Scripts {
+    /// By which hash it runs each; `None` where it has to be told the text.
+    hashes: Option<[String; 3]>,
+}
+
+const ALL: [(Script, &str); 3] = [
+    (Script::GiveBack, GIVE_BACK),
+    (Script::Together, TOGETHER),
+    (Script::Counters, COUNTERS),
+];
+
+// === impl Scripts ===
+
+impl Scripts {
+    /// Teaches the node at the other end, if it lets us.
+    pub(super) async fn load(connection: &mut MultiplexedConnection) -> Self {
+        let mut pipeline = Pipeline::with_capacity(ALL.len());
+        for (_, text) in ALL {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(text);
+        }
+        let replies = connection.send_packed_commands(&pipeline, 0, ALL.len());
+        let hashes = replies.await.ok().and_then(|replies| {
+            let hashes: Vec<String> = replies
+                .into_iter()
+                .filter_map(|reply| match reply {
+                    Value::BulkString(hash) => String::from_utf8(hash).ok(),
+                    Value::SimpleString(hash) => Some(hash),
+                    _ => None,
+                })
+                .collect();
+            hashes.try_into().ok()
+        });
+        Self { hashes }
+    }
+
+    /// Adds the command that runs `script` on so many keys; they and the
+    /// arguments follow.
+    pub(super) fn run<'p>(
+        &self,
+        script: Script,
+        keys: usize,
+        pipeline: &'p mut Pipeline,
+    ) -> &'p mut Pipeline {
+        let place = script as usize;
+        match &self.hashes {
+            Some(hashes) => pipeline.cmd("EVALSHA").arg(&hashes[place]),
+            None => pipeline.cmd("EVAL").arg(ALL[place].1),
+        }
+        .arg(keys)
+    }
+}
+
 /// `KEYS[1]` loses `ARGV[1]` hits, down to 0. Returns the count before it was
 /// cut to 0; `ARGV[2]`: seconds to live, for a key that has none. Says so on
 /// the channel `ARGV[3]`, in the name of `ARGV[4]`, if that is allowed.

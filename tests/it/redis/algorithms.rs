@@ -241,6 +241,30 @@ async fn several_are_charged_one_by_one_as_in_memory() {
     together(&settings(&server.address()), 4_000, "always").await;
 }
 
+/// Somebody may flush the scripts that a node knows.
+#[tokio::test]
+async fn flushed_scripts_are_loaded_again() {
+    let server = Server::plain();
+    let twins = Twins::new(&settings(&server.address()), "always").await;
+    let asked: Asked<'_> = vec![(vec![("tokens", "x")], Hits::Take(1))];
+    ask(&twins.redis, &asked).await;
+    server.command(&["SCRIPT", "FLUSH"]);
+    let mut failed = 0;
+    while ask_for(
+        &twins.redis,
+        &[(&[("tokens", "x")], Hits::Take(1))],
+        None,
+        None,
+    )
+    .await
+    .is_err()
+    {
+        failed += 1;
+        assert!(failed < 1_000, "they are not");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
 /// Calls that come at once share a run of the script, and each gets the answer
 /// that it would have got alone.
 #[tokio::test]
@@ -249,9 +273,9 @@ async fn calls_at_once_are_answered_one_after_the_other() {
     let twins = Twins::new(&settings(&server.address()), "always").await;
     for key in ["sliding", "log", "tokens", "queue", "locked", "warm"] {
         let asked: Asked<'_> = vec![(vec![(key, "x")], Hits::Take(1))];
-        let before = server.calls().get("eval").copied().unwrap_or(0);
+        let before = server.calls().get("evalsha").copied().unwrap_or(0);
         let got = join_all((0..50).map(|_| ask(&twins.redis, &asked))).await;
-        let runs = server.calls().get("eval").copied().unwrap_or(0) - before;
+        let runs = server.calls().get("evalsha").copied().unwrap_or(0) - before;
         assert!(runs <= 3, "{key}: {runs}");
         for got in got {
             assert_eq!(got, ask(&twins.memory, &asked).await, "{key}");
