@@ -31,13 +31,14 @@ pub struct Headers {
 
 /// What few limits have to tell beyond that: it is told wherever they apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told<'r> {
+pub struct Told {
     /// The request's turn comes after so many milliseconds.
     pub delay_millis: Option<u64>,
     /// Less is left than a limit gives notice of: so much, and of how much.
     pub notice: Option<(u64, u64)>,
-    /// Names of limits that are over and only say so.
-    pub flagged: Vec<&'r str>,
+    /// Names of limits that are over and only say so, or the paths of their
+    /// rules.
+    pub flagged: Vec<String>,
 }
 
 /// A header name cannot be sent safely.
@@ -61,10 +62,10 @@ impl Headers {
 
 // === impl Told ===
 
-impl<'r> Told<'r> {
+impl Told {
     /// What there is to tell; `None` if nothing, as nearly always.
     #[must_use]
-    pub fn of(decision: &Decision, rules: &'r RuleSet) -> Option<Self> {
+    pub fn of(decision: &Decision, rules: &RuleSet) -> Option<Self> {
         let mut told = Self::default();
         let mut least = u32::MAX;
         for status in &decision.statuses {
@@ -84,7 +85,11 @@ impl<'r> Told<'r> {
             {
                 let limits = rules.detail(rule).limits.iter().enumerate();
                 let flagged = limits.filter(|(place, _)| special.flagged >> place & 1 == 1);
-                told.flagged.extend(flagged.map(|(_, limit)| &*limit.name));
+                let names = flagged.map(|(_, limit)| match &*limit.name {
+                    "" => rules.path_text(rule),
+                    name => name.to_owned(),
+                });
+                told.flagged.extend(names);
             }
         }
         (told != Self::default()).then_some(told)

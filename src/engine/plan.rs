@@ -244,7 +244,8 @@ impl Planned {
         };
         let dropped = self.dropped;
         let applies = move |place: usize| dropped >> place & 1 == 0;
-        let limits = limits.iter().take(MOST_LIMITS).enumerate();
+        // One more may open a gate.
+        let limits = limits.iter().take(MOST_LIMITS + 1).enumerate();
         limits.filter(move |(place, _)| applies(*place))
     }
 

@@ -18,7 +18,7 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{Request, State},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::any,
@@ -59,6 +59,9 @@ const MAX_HELD_BYTES: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Bytes of a request's name that are sent back.
+const MAX_REQUEST_ID: usize = 128;
 
 /// What the handlers need.
 pub(crate) struct Http {
@@ -163,6 +166,7 @@ async fn connection<T>(
 
 fn router(http: Arc<Http>) -> Router {
     let call_timeout = http.limits.call_timeout;
+    let compat = http.api.compat;
     let handlers = Handlers {
         http,
         decisions: Arc::new(Semaphore::new(MAX_AT_ONCE)),
@@ -170,7 +174,7 @@ fn router(http: Arc<Http>) -> Router {
         dumps: Arc::new(Semaphore::new(1)),
         dump: Arc::default(),
     };
-    Router::new()
+    let router = Router::new()
         .route("/healthcheck", any(health))
         .route("/json", any(json))
         .route("/rules", any(rules))
@@ -178,13 +182,19 @@ fn router(http: Arc<Http>) -> Router {
         .layer(middleware::from_fn(move |request, next| {
             with_deadline(call_timeout, request, next)
         }))
-        .with_state(handlers)
+        .with_state(handlers);
+    if compat {
+        return router;
+    }
+    router
+        .fallback(nowhere)
+        .layer(middleware::from_fn(name_request))
 }
 
 async fn with_deadline(deadline: Duration, request: Request, next: Next) -> Response {
     match timeout(deadline, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+        Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "it took too long"),
     }
 }
 
@@ -291,8 +301,30 @@ fn bad_request() -> Response {
     (StatusCode::BAD_REQUEST, "Bad Request\n").into_response()
 }
 
+/// Errors all look alike: a code that is the status' name, and a message.
 fn problem(status: StatusCode, reason: &str) -> Response {
-    (status, Json(serde_json::json!({ "error": reason }))).into_response()
+    let name = status.canonical_reason().unwrap_or("error");
+    let code = name.to_ascii_lowercase().replace([' ', '-'], "_");
+    let error = serde_json::json!({"error": {"code": code, "message": reason}});
+    (status, Json(error)).into_response()
+}
+
+async fn nowhere() -> Response {
+    problem(StatusCode::NOT_FOUND, "there is nothing at this path")
+}
+
+/// Every answer names its request: as the client does, or by a number of ours.
+async fn name_request(request: Request, next: Next) -> Response {
+    const NAME: &str = "x-request-id";
+    let given = request.headers().get(NAME);
+    let given = given.filter(|id| id.len() <= MAX_REQUEST_ID && id.to_str().is_ok());
+    let id = given.cloned().unwrap_or_else(|| {
+        let number = format!("{:032x}", rand::random::<u128>());
+        HeaderValue::try_from(number).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    });
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(NAME, id);
+    response
 }
 
 /// All rules may be much: one dump at a time, away from the event loop.

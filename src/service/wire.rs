@@ -481,7 +481,7 @@ fn respond(answer: &Answer, domain: &[u8]) -> Option<Response> {
 }
 
 /// What clients are to know of limits that pace or give notice.
-fn put_told(out: &mut BytesMut, told: &Told<'_>) {
+fn put_told(out: &mut BytesMut, told: &Told) {
     if let Some(millis) = told.delay_millis {
         put_header(out, "X-RateLimit-Delay-Ms", millis);
     }
@@ -491,7 +491,7 @@ fn put_told(out: &mut BytesMut, told: &Told<'_>) {
     }
 }
 
-fn told_metadata(told: Told<'_>) -> prost_types::Struct {
+fn told_metadata(told: Told) -> prost_types::Struct {
     #[allow(clippy::cast_precision_loss, reason = "a Struct's numbers are floats")]
     let number = |number: u64| metadata::number(number as f64);
     let mut fields = vec![];

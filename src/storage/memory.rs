@@ -44,7 +44,8 @@ use crate::engine::{
 /// Settings of the memory store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most counters held at once. `--max-counters`, default 10,000,000.
+    /// Most counters held at once; a different value counts as one, two hits of
+    /// a sliding log as well. `--max-counters`, default 10,000,000.
     pub max_counters: usize,
     /// What to do with a new counter beyond that. `--when-full`, default `deny`.
     pub when_full: WhenFull,
@@ -303,7 +304,7 @@ impl MemoryStore {
             Some(method) => {
                 let terms = self.terms(charge, method);
                 match table.special(key) {
-                    Some(counter) => counter.peek(&terms, hits, now),
+                    Some(counter) => self.weighed(counter, |it| it.peek(&terms, hits, now)),
                     None => Counter::default().peek(&terms, hits, now),
                 }
             }
@@ -315,13 +316,12 @@ impl MemoryStore {
         match old {
             Some(saved) => {
                 if let Some(counter) = table.special(key) {
-                    counter.restore(saved, done);
+                    self.weighed(counter, |it| it.restore(saved, done));
                 }
             }
             None => {
-                if table.remove_special(key) {
-                    self.live.fetch_sub(1, Ordering::Relaxed);
-                }
+                let freed = table.remove_special(key);
+                self.live.fetch_sub(freed, Ordering::Relaxed);
             }
         }
     }
@@ -335,7 +335,7 @@ impl MemoryStore {
         };
         let terms = self.terms(charge, method);
         if let Some(counter) = table.special(key) {
-            counter.lock(&terms, now);
+            self.weighed(counter, |it| it.lock(&terms, now));
         } else if self.reserve(table, now) {
             let mut counter = Counter::default();
             counter.lock(&terms, now);
@@ -353,7 +353,13 @@ impl MemoryStore {
     ) -> (Observation, Done) {
         let terms = self.terms(charge, method);
         if let Some(counter) = table.special(key) {
-            return counter.charge(&terms, hits, now);
+            let (seen, done) = self.weighed(counter, |it| it.charge(&terms, hits, now));
+            let full = self.live.load(Ordering::Relaxed) > self.config.max_counters;
+            if full && self.weighed(counter, |it| it.forget(done)) {
+                self.warn_full();
+                return (self.beyond(seen, hits), Done::Nothing);
+            }
+            return (seen, done);
         }
         let mut counter = Counter::default();
         let (seen, done) = counter.charge(&terms, hits, now);
@@ -361,10 +367,17 @@ impl MemoryStore {
             return (seen, done);
         }
         if self.reserve(table, now) {
+            let more = counter.weight() - 1;
+            self.live.fetch_add(more, Ordering::Relaxed);
             table.insert_special(SpecialSlot { key, counter });
             return (seen, done);
         }
-        let seen = match self.config.when_full {
+        (self.beyond(seen, hits), Done::Nothing)
+    }
+
+    /// What is told where there is no room to count.
+    fn beyond(&self, seen: Observation, hits: Hits) -> Observation {
+        match self.config.when_full {
             WhenFull::Allow => {
                 self.uncounted.fetch_add(1, Ordering::Relaxed);
                 seen
@@ -377,8 +390,20 @@ impl MemoryStore {
                     ..seen
                 }
             }
-        };
-        (seen, Done::Nothing)
+        }
+    }
+
+    /// Changes a counter, and counts how it grows or shrinks.
+    fn weighed<T>(&self, counter: &mut Counter, change: impl FnOnce(&mut Counter) -> T) -> T {
+        let before = counter.weight();
+        let result = change(counter);
+        let after = counter.weight();
+        if after > before {
+            self.live.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.live.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        result
     }
 
     fn terms(&self, charge: &Charge<'_>, method: Method) -> Terms {
@@ -597,9 +622,10 @@ impl Table {
             .insert_unique(slot.key[0], slot, |slot| slot.key[0]);
     }
 
-    fn remove_special(&mut self, key: [u64; 2]) -> bool {
+    /// How many plain counters that was as large as; 0 if there was none.
+    fn remove_special(&mut self, key: [u64; 2]) -> usize {
         let found = self.special.find_entry(key[0], |slot| slot.key == key);
-        found.map(hash_table::OccupiedEntry::remove).is_ok()
+        found.map_or(0, |found| found.remove().0.counter.weight())
     }
 
     /// Drops slots whose window has ended; says how many.
@@ -632,9 +658,14 @@ impl Table {
     }
 
     fn retain(&mut self, mut keep: impl FnMut(Timestamp) -> bool) -> usize {
-        let before = self.slots.len() + self.special.len();
+        let before = self.slots.len();
         self.slots.retain(|slot| keep(slot.cell.expires));
-        self.special.retain(|slot| keep(slot.counter.expires()));
+        let mut freed = before - self.slots.len();
+        self.special.retain(|slot| {
+            let stays = keep(slot.counter.expires());
+            freed += if stays { 0 } else { slot.counter.weight() };
+            stays
+        });
         let (plain, special) = (self.slots.len(), self.special.len());
         if self.slots.capacity() / 4 > plain {
             self.slots.shrink_to(plain * 2, |slot| slot.key[0]);
@@ -642,7 +673,7 @@ impl Table {
         if self.special.capacity() / 4 > special {
             self.special.shrink_to(special * 2, |slot| slot.key[0]);
         }
-        before - plain - special
+        freed
     }
 }
 

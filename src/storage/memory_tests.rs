@@ -482,3 +482,65 @@ fn a_counter_outlives_its_window_for_clocks_that_step_back() {
     sweep_all(&store, after.saturating_add(GRACE));
     assert_eq!(store.stats().counters, 0);
 }
+
+/// Values are counters, too: a client cannot make a store grow beyond its
+/// bound with them.
+#[test]
+fn different_values_are_bounded_like_counters() {
+    use crate::engine::algorithm::{Algorithm, Distinct, Method};
+
+    let store = MemoryStore::new(
+        Config {
+            max_counters: 10,
+            when_full: WhenFull::Deny,
+        },
+        HashSeed(1, 2),
+    );
+    let window = Window::of(Unit::Hour);
+    let entries = [Entry {
+        key: b"k",
+        value: b"v",
+    }];
+    let values: Vec<[u8; 1]> = (0..20).map(|value| [value]).collect();
+    let charge = |value: &'static [u8], hits| Charge {
+        key: CounterKey {
+            domain: b"d",
+            entries: Box::leak(Box::new(entries)),
+            shared: None,
+            window,
+            kind: b'd',
+            last: None,
+        },
+        method: Some(Method::plain(Algorithm::DistinctValues(Distinct {
+            exact_up_to: u32::MAX,
+            remember: 0,
+        }))),
+        value,
+        limit: Limit {
+            requests: 1_000,
+            window,
+        },
+        hits,
+        refuses: Refuses::Alone,
+        leased: false,
+    };
+    let now = Timestamp::from_secs(1_800_000_000);
+    let mut passed = 0;
+    for mode in [ChargeMode::Always, ChargeMode::AllOrNothing] {
+        for value in &values {
+            let value: &'static [u8] = Box::leak(Box::new(*value));
+            let charge = charge(value, Hits::Take(1));
+            let seen = store.charge(&[charge], mode, now);
+            passed += u32::from(mode == ChargeMode::Always && !charge.is_over(&seen[0]));
+            assert!(store.stats().counters <= 10, "{:?}", store.stats());
+        }
+    }
+    assert_eq!(passed, 9, "one for the counter itself");
+    let back = charge(b"\0", Hits::GiveBack(1));
+    let _ = store.charge(&[back], ChargeMode::Always, now);
+    assert_eq!(store.stats().counters, 9);
+    for _ in 0..store.sweeps_per_round() {
+        store.sweep_next(Timestamp::from_secs(1_800_003_700));
+    }
+    assert_eq!(store.stats().counters, 0);
+}

@@ -161,6 +161,27 @@ impl Counter {
         nothing && self.locked == 0 && self.first == 0
     }
 
+    /// How many plain counters it is as large as, about; at least 1.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match &self.state {
+            State::Log(log) => 1 + log.len() / 2,
+            State::Values(values) => 1 + values.weight(),
+            _ => 1,
+        }
+    }
+
+    /// Forgets a value that was just added; false if there was none.
+    pub fn forget(&mut self, done: Done) -> bool {
+        match (&mut self.state, done) {
+            (State::Values(values), Done::Added(_)) => {
+                values.undo(done);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The counter as it is, to be restored. Values are not copied: what was
     /// done to them is taken back.
     #[must_use]

@@ -18,6 +18,13 @@ const MOST_AHEAD: u64 = 10;
 #[must_use]
 pub fn fixed_window(limit: Limit, old: Option<Cell>, hits: Hits, now: Timestamp) -> Step {
     let window = limit.window;
+    // A calendar is looked up once for each window.
+    if let (Some(cell), Some(_)) = (old, window.calendar())
+        && cell.window_start <= now.as_secs()
+        && now < cell.expires
+    {
+        return count(limit, cell.count, cell.window_start, cell.expires, hits);
+    }
     let length = window.seconds();
     let start = window.start(now);
     let ahead = length.max(MOST_AHEAD);
@@ -27,8 +34,12 @@ pub fn fixed_window(limit: Limit, old: Option<Cell>, hits: Hits, now: Timestamp)
         }
         _ => (0, start),
     };
-    let after = hits.apply(before);
     let resets = window.end(Timestamp::from_secs(window_start));
+    count(limit, before, window_start, resets, hits)
+}
+
+fn count(limit: Limit, before: u64, window_start: u64, resets: Timestamp, hits: Hits) -> Step {
+    let after = hits.apply(before);
     Step {
         cell: Cell {
             count: after,

@@ -117,6 +117,12 @@ impl Values {
         }
     }
 
+    /// How many plain counters it is as large as, about.
+    pub(super) fn weight(&self) -> usize {
+        let sketch = usize::from(self.sketch.is_some()) * (REGISTERS / 40);
+        self.seen.len() + sketch
+    }
+
     /// Nothing is known.
     pub(super) fn is_empty(&self) -> bool {
         self.seen.is_empty() && self.sketch.is_none()
