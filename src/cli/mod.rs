@@ -2,8 +2,9 @@
 //!
 //! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
-//! say? · [`schema`] what may rules say? · [`query`] asks a running server · [`load`] asks it very often.
-//! `completions` prints a script for a shell and has no file of its own.
+//! say? · [`schema`] what may rules say? · [`query`] asks a running server ·
+//! [`load`] asks it very often. `completions` prints a script for a shell and
+//! has no file of its own.
 
 pub mod check;
 pub mod explain;

@@ -19,11 +19,11 @@ use super::{
 };
 
 /// Hits that a sliding log remembers, at most.
-const MOST_IN_LOG: u32 = 1_000;
+pub(super) const MOST_IN_LOG: u32 = 1_000;
 /// Different values that are kept one by one where nothing else is said.
-const EXACT_UP_TO: u32 = 1_000;
+pub(super) const EXACT_UP_TO: u32 = 1_000;
 /// Different values that are kept one by one, at most.
-const MOST_VALUES: u32 = 1_000_000;
+pub(super) const MOST_VALUES: u32 = 1_000_000;
 
 // === impl Validator: limits ===
 

@@ -7,9 +7,10 @@
 //! In reading order: [`files`] a path → the files below it · `yaml` text →
 //! nodes with places · `scalar` what a scalar means · `reader` nodes of an
 //! expected kind · `schema` nodes → typed definitions · `metadata` free data
-//! of rules · [`mod@compile`] definitions → `engine::rules` · [`problem`]
-//! mistakes and how they are shown · `limits` a descriptor's limits · `responses` how answers look · [`dump`]
-//! compiled rules → JSON · [`mod@json_schema`] what a file may say, for editors.
+//! of rules · `responses` how answers look · [`mod@compile`] definitions →
+//! `engine::rules` · `limits` a descriptor's limits · [`problem`] mistakes and
+//! how they are shown · [`dump`] compiled rules → JSON · [`mod@json_schema`]
+//! what a file may say, for editors.
 
 pub mod compile;
 pub mod dump;

@@ -8,40 +8,40 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use ratekeeper::config::{self, Options, ReadOptions, SourceFile};
 use serde_json::{Value, json};
 
-/// Of `tests/bad_config`, what no schema can tell, and why.
+/// Of `tests/bad_config`, in order: what no schema can tell, and why.
 const BEYOND: &[(&str, &str)] = &[
-    ("anchor_inside_itself.yaml", YAML),
-    ("not_yaml.yaml", YAML),
-    ("repeated_key.yaml", YAML),
-    ("tab_indent.yaml", YAML),
-    ("tag_mismatch.yaml", YAML),
-    ("unknown_anchor.yaml", YAML),
-    ("merge_of_text.yaml", YAML),
+    ("anchor_inside_itself.yaml", NOT_YAML),
     ("domain_twice.yaml", "each document is validated alone"),
-    ("empty_file.yaml", "there is no document to validate"),
     ("duplicate_key.yaml", TWO_PLACES),
     ("duplicate_key_nested.yaml", TWO_PLACES),
-    ("replaces_itself.yaml", TWO_PLACES),
+    ("empty_file.yaml", "there is no document to validate"),
     (
         "float_as_number.yaml",
-        "to JSON Schema 1e3 is a whole number",
+        "to a schema 1e3 is the whole number 1000",
     ),
-    ("metadata_infinite.yaml", YAML),
-    ("metadata_too_deep.yaml", "levels are not counted"),
     ("limits_that_meet.yaml", TWO_PLACES),
+    ("merge_of_text.yaml", "<< is resolved before"),
+    ("metadata_infinite.yaml", "JSON has no such number"),
+    ("metadata_too_deep.yaml", "a schema does not count levels"),
+    ("not_yaml.yaml", NOT_YAML),
     ("opened_by_nobody.yaml", TWO_PLACES),
-    ("remember_too_short.yaml", ARITHMETIC),
-    ("warm_up_downwards.yaml", ARITHMETIC),
-    ("responses_body_broken.yaml", "what is in a text"),
-    ("responses_field_unknown.yaml", "what is in a text"),
-    ("time_zone_unknown.yaml", "there are too many zones"),
-    ("unit_multiplier_too_long.yaml", ARITHMETIC),
-    ("window_too_long.yaml", ARITHMETIC),
+    ("remember_too_short.yaml", NO_SUMS),
+    ("repeated_key.yaml", NOT_YAML),
+    ("replaces_itself.yaml", TWO_PLACES),
+    ("responses_body_broken.yaml", TEMPLATE),
+    ("responses_field_unknown.yaml", TEMPLATE),
+    ("tab_indent.yaml", NOT_YAML),
+    ("tag_mismatch.yaml", NOT_YAML),
+    ("time_zone_unknown.yaml", "there are too many zones to list"),
+    ("unit_multiplier_too_long.yaml", NO_SUMS),
+    ("unknown_anchor.yaml", NOT_YAML),
+    ("warm_up_downwards.yaml", TWO_PLACES),
+    ("window_too_long.yaml", NO_SUMS),
 ];
-/// The editor's YAML reader complains itself.
-const YAML: &str = "no YAML";
-const TWO_PLACES: &str = "two places have to differ";
-const ARITHMETIC: &str = "a schema does not calculate";
+const NOT_YAML: &str = "it is no YAML: an editor says so without a schema";
+const TWO_PLACES: &str = "a schema does not compare two places";
+const NO_SUMS: &str = "a schema does not calculate";
+const TEMPLATE: &str = "a schema does not read what is in a text";
 
 /// A compiled schema.
 struct Validator {
@@ -61,17 +61,20 @@ impl Validator {
         Self { schemas, index }
     }
 
-    /// What is wrong with a file.
-    fn complaint(&self, text: &str) -> Option<String> {
-        let documents = match documents(text) {
-            Ok(documents) => documents,
-            Err(error) => return Some(format!("{YAML}: {error}")),
-        };
+    /// What the schema says against a file; the error when it is no YAML.
+    fn complaint(&self, text: &str) -> Result<Option<String>, String> {
+        let documents = documents(text)?;
         let complaints = documents.iter().filter_map(|document| {
             let valid = self.schemas.validate(document, self.index);
             valid.err().map(|error| format!("{error:#}"))
         });
-        complaints.reduce(|all, next| all + "\n" + &next)
+        Ok(complaints.reduce(|all, next| all + "\n" + &next))
+    }
+
+    /// Why a file that loads is not taken.
+    fn why_not(&self, text: &str) -> Option<String> {
+        let complaint = self.complaint(text).unwrap_or_else(Some);
+        complaint.map(|complaint| format!("{text}\n{complaint}"))
     }
 }
 
@@ -106,74 +109,69 @@ fn files(folder: &str) -> BTreeMap<String, String> {
 #[test]
 fn it_takes_every_file_that_is_shipped() {
     let validator = Validator::new();
-    let mut count = 0;
-    for (name, text) in files("config").iter().filter(|(_, text)| loads(text)) {
-        assert_eq!(validator.complaint(text), None, "{name}");
-        count += 1;
-    }
-    assert!(count > 0);
+    let mut rules = files("config");
+    rules.retain(|_, text| loads(text));
+    assert!(!rules.is_empty());
+    let wrong: Vec<_> = rules
+        .values()
+        .filter_map(|it| validator.why_not(it))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn it_takes_the_rules_of_every_case_that_load() {
+fn it_takes_the_rules_of_every_case() {
     let validator = Validator::new();
-    let (mut count, mut wrong) = (0, vec![]);
-    for (name, text) in files("tests/cases") {
-        let cases: Vec<Value> = serde_yaml::from_str(&text).unwrap();
-        let rules = cases.iter().flat_map(|case| match &case["rules"] {
-            Value::Object(named) => named.values().collect(),
-            rules => vec![rules],
-        });
-        let rules = rules.filter_map(Value::as_str);
-        for rules in rules.filter(|rules| loads(rules)) {
-            count += 1;
-            let complaint = validator.complaint(rules);
-            wrong.extend(complaint.map(|complaint| format!("{name}: {complaint}\n{rules}")));
+    let mut rules: Vec<String> = vec![];
+    for text in files("tests/cases").values() {
+        for case in &serde_yaml::from_str::<Vec<Value>>(text).unwrap() {
+            match &case["rules"] {
+                Value::Object(named) => rules.extend(named.values().map(text_of)),
+                Value::Null => {}
+                one => rules.push(text_of(one)),
+            }
         }
     }
+    rules.retain(|text| loads(text));
+    assert!(rules.len() > 200, "only {}", rules.len());
+    let wrong: Vec<_> = rules
+        .iter()
+        .filter_map(|it| validator.why_not(it))
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(count > 200, "only {count}");
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
 }
 
 #[test]
 fn it_refuses_every_mistake_but_those_beyond_it() {
     let validator = Validator::new();
-    let mut passed = vec![];
-    for (name, text) in files("tests/bad_config") {
-        match validator.complaint(&text) {
-            None => passed.push((name, false)),
-            Some(complaint) if complaint.starts_with(YAML) => passed.push((name, true)),
-            Some(_) => {}
-        }
-    }
-    let mut beyond: Vec<_> = BEYOND
-        .iter()
-        .map(|&(name, why)| (name.to_owned(), why == YAML))
-        .collect();
-    beyond.sort();
-    assert_eq!(
-        passed, beyond,
-        "what passed, on the left; whether it is no YAML"
-    );
+    let mut passed = files("tests/bad_config");
+    passed.retain(|_, text| !matches!(validator.complaint(text), Ok(Some(_))));
+    let passed: Vec<_> = passed.into_keys().collect();
+    let beyond: Vec<_> = BEYOND.iter().map(|(name, _)| *name).collect();
+    assert_eq!(passed, beyond);
 }
 
 /// Every key, in every kind of map around it, with every kind of value.
 #[test]
 fn it_takes_what_loads() {
-    let validator = Validator::new();
+    let (validator, schema) = (Validator::new(), config::json_schema());
     let (mut taken, mut wrong) = (0, vec![]);
-    for (around, definition, beside) in SURROUNDINGS {
-        let definition = &config::json_schema()["definitions"][*definition];
-        for key in definition["properties"].as_object().unwrap().keys() {
-            for value in VALUES {
-                let mut map: BTreeMap<_, _> = beside.iter().copied().collect();
-                map.insert(key, value);
-                let map: Vec<_> = map.iter().map(|(k, v)| format!("{k}: {v}")).collect();
-                let text = around.replace("{}", &format!("{{{}}}", map.join(", ")));
-                if loads(&text) {
+    for (definition, keys) in schema["definitions"].as_object().unwrap() {
+        let places: Vec<_> = PLACES
+            .iter()
+            .filter(|it| it.definition == definition)
+            .collect();
+        assert!(!places.is_empty(), "PLACES lacks {definition}");
+        for place in places {
+            for key in keys["properties"].as_object().unwrap().keys() {
+                let files = VALUES.iter().map(|value| place.file(key, value));
+                for text in files.filter(|text| loads(text)) {
                     taken += 1;
-                    let complaint = validator.complaint(&text);
-                    wrong.extend(complaint.map(|complaint| format!("{text}: {complaint}")));
+                    wrong.extend(validator.why_not(&text));
                 }
             }
         }
@@ -182,30 +180,104 @@ fn it_takes_what_loads() {
     assert!(taken > 300, "only {taken}");
 }
 
-/// A place, the definition of what stands there, and enough keys to load.
-const SURROUNDINGS: &[(&str, &str, &[(&str, &str)])] = &[
-    ("{}", "file", &[("domain", "d")]),
-    (
-        "{domain: d, descriptors: [{}]}",
-        "descriptor",
-        &[("key", "k")],
+/// Where a map with a key stands.
+struct Place {
+    definition: &'static str,
+    /// The file, with `{}` in place of the map.
+    around: &'static str,
+    /// The other keys of the map, so many that it loads.
+    beside: &'static [(&'static str, &'static str)],
+}
+
+// === impl Place ===
+
+impl Place {
+    /// A file that says `key: value` there.
+    fn file(&self, key: &str, value: &str) -> String {
+        let beside = self
+            .beside
+            .iter()
+            .copied()
+            .filter(|(other, _)| *other != key);
+        let said = beside.chain([(key, value)]);
+        let said: Vec<_> = said.map(|(key, value)| format!("{key}: {value}")).collect();
+        self.around
+            .replace("{}", &format!("{{{}}}", said.join(", ")))
+    }
+}
+
+const PLACES: &[Place] = &[
+    place("file", "{}", &[("domain", "d")]),
+    place("descriptor", IN_RULE, &[("key", "k")]),
+    place("descriptor", IN_RULE, &[("key", "k"), ("value", "a*")]),
+    place("rate_limit", IN_LIMIT, &[("unit", "day")]),
+    place("rate_limit", IN_LIMIT, &[("window", "1d")]),
+    place("rate_limit", IN_LIMIT, &[("unlimited", "true")]),
+    place("rate_limit", IN_LIMIT, &[]),
+    place("rate_limit", IN_LIMITS, &[("unit", "week")]),
+    place(
+        "rate_limit",
+        IN_LIMIT,
+        &[("unit", "day"), ("algorithm", "token_bucket")],
     ),
-    (
-        "{domain: d, descriptors: [{}]}",
-        "descriptor",
-        &[("key", "k"), ("value", "a*")],
+    place(
+        "rate_limit",
+        IN_LIMIT,
+        &[
+            ("unit", "day"),
+            ("algorithm", "leaky_bucket"),
+            ("max_queue", "5"),
+        ],
     ),
-    (IN_LIMIT, "rate_limit", &[("unit", "day")]),
-    (IN_LIMIT, "rate_limit", &[("window", "1d")]),
-    (IN_LIMIT, "rate_limit", &[("unlimited", "true")]),
-    (IN_LIMIT, "rate_limit", &[]),
-    (
-        "{domain: d, descriptors: [{key: k, rate_limit: {unit: day, replaces: [{}]}}]}",
-        "replaced",
-        &[("name", "n")],
+    place(
+        "rate_limit",
+        IN_LIMIT,
+        &[("unit", "day"), ("count", "distinct_values")],
     ),
+    place(
+        "rate_limit",
+        IN_LIMIT,
+        &[
+            ("unit", "day"),
+            ("count", "distinct_values"),
+            ("approximate", "on"),
+        ],
+    ),
+    place(
+        "rate_limit",
+        IN_GATE,
+        &[("opens_for", "1d"), ("opened_by", "o")],
+    ),
+    place("warm_up", IN_WARM_UP, &[("over", "1d")]),
+    place("responses", "{domain: d, responses: {}}", &[]),
+    place(
+        "responses",
+        "{domain: d, descriptors: [{key: k, responses: {}}]}",
+        &[],
+    ),
+    place("replaced", IN_REPLACES, &[("name", "n")]),
 ];
+
+const IN_RULE: &str = "{domain: d, descriptors: [{}]}";
 const IN_LIMIT: &str = "{domain: d, descriptors: [{key: k, rate_limit: {}}]}";
+const IN_LIMITS: &str = "{domain: d, descriptors: [{key: k, rate_limits: [{unit: hour}, {}]}]}";
+const IN_GATE: &str =
+    "{domain: d, descriptors: [{key: k, value: o}, {key: k, value: c, rate_limit: {}}]}";
+const IN_WARM_UP: &str = "{domain: d, descriptors: [{key: k, rate_limit: {unit: day, requests_per_unit: 9, warm_up: {}}}]}";
+const IN_REPLACES: &str =
+    "{domain: d, descriptors: [{key: k, rate_limit: {unit: day, replaces: [{}]}}]}";
+
+const fn place(
+    definition: &'static str,
+    around: &'static str,
+    beside: &'static [(&'static str, &'static str)],
+) -> Place {
+    Place {
+        definition,
+        around,
+        beside,
+    }
+}
 
 const VALUES: &[&str] = &[
     // Nothing.
@@ -235,6 +307,7 @@ const VALUES: &[&str] = &[
     "Off",
     "OFF",
     "'true'",
+    "!!bool true",
     // Whole numbers.
     "0",
     "1",
@@ -284,6 +357,34 @@ const VALUES: &[&str] = &[
     "Error",
     "always",
     "all_or_nothing",
+    "fixed_window",
+    "sliding_window",
+    "sliding_log",
+    "token_bucket",
+    "leaky_bucket",
+    "hits",
+    "distinct_values",
+    "UTC",
+    "Europe/Berlin",
+    "Mon",
+    "monday",
+    "sunday",
+    "10%",
+    "'10'",
+    "010%",
+    "+10",
+    "0%",
+    "100%",
+    "101%",
+    "legacy",
+    "[legacy]",
+    "[ietf, legacy]",
+    "[legacy, legacy]",
+    "[ietf, ~]",
+    "delta_seconds",
+    "unix_timestamp",
+    "problem",
+    "text/plain",
     "exact",
     "leased",
     // Lengths.
@@ -307,38 +408,85 @@ const VALUES: &[&str] = &[
     "[{key: k}]",
     "[{name: n}]",
     "{a: [1, {b: ~}]}",
+    "{over: 1d}",
+    "{from: 0, over: 1h}",
+    "{retry_after: yes}",
+    "[{unit: day}]",
+    "[{unit: day}, {window: 5m}]",
     "{unit: day}",
     "{unlimited: yes}",
     "{window: 5m, name: n}",
 ];
 
-/// A limit's parts, each with one value or another or not there: there is no
-/// pair of which the reader and the schema say different things.
+/// All that says how long a window is, each part with one value, another, or
+/// not there; and what a limit of any kind may have.
 #[test]
-fn it_knows_which_parts_of_a_limit_exclude_each_other() {
-    let parts: &[(&str, &[&str])] = &[
+fn it_knows_which_windows_there_are() {
+    differs_nowhere(limits(&[
         ("unit", &["day", "WEEK", "fortnight", "~"]),
         ("unit_multiplier", &["2", "~"]),
         ("window", &["5m", "''", "~"]),
         ("unlimited", &["true", "on", "no", "~"]),
-        ("accuracy", &["leased", "~"]),
-        ("requests_per_unit", &["5"]),
-    ];
-    let mut limits = vec![String::new()];
+        ("opens_for", &["5m"]),
+        ("flag_only", &["true"]),
+        ("notify_below", &["10%"]),
+    ]));
+}
+
+/// All that goes with some algorithms only.
+#[test]
+fn it_knows_what_goes_with_an_algorithm() {
+    differs_nowhere(limits(&[
+        ("unit", &["day"]),
+        ("algorithm", ALGORITHMS),
+        ("burst", &["5"]),
+        ("max_queue", &["5"]),
+        ("count", &["hits", "distinct_values"]),
+        ("approximate", &["true", "false"]),
+        ("exact_up_to", &["5"]),
+        ("remember", &["1d"]),
+    ]));
+}
+
+/// All that goes with simple ones.
+#[test]
+fn it_knows_what_goes_with_simple_limits() {
+    differs_nowhere(limits(&[
+        ("unit", &["hour", "week", "day"]),
+        ("unlimited", &["true"]),
+        ("algorithm", &["sliding_window", "token_bucket"]),
+        ("count", &["distinct_values"]),
+        ("accuracy", &["leased"]),
+        ("lockout", &["1h"]),
+        ("warm_up", &["{over: 1d}"]),
+        ("time_zone", &["Europe/Berlin"]),
+        ("week_starts", &["sunday"]),
+    ]));
+}
+
+const ALGORITHMS: &[&str] = &[
+    "fixed_window",
+    "sliding_window",
+    "sliding_log",
+    "token_bucket",
+    "leaky_bucket",
+];
+
+/// Limits of every choice of keys, and of a value for each.
+fn limits(parts: &[(&str, &[&str])]) -> impl Iterator<Item = String> + use<> {
+    let mut limits = vec!["requests_per_unit: 9".to_owned()];
     for (key, values) in parts {
         let shorter = limits.clone();
-        for (limit, value) in shorter
-            .iter()
-            .flat_map(|it| values.iter().map(move |v| (it, v)))
-        {
-            limits.push(format!("{limit}{key}: {value}, "));
+        for value in *values {
+            limits.extend(
+                shorter
+                    .iter()
+                    .map(|limit| format!("{limit}, {key}: {value}")),
+            );
         }
     }
-    differs_nowhere(
-        limits
-            .iter()
-            .map(|limit| IN_LIMIT.replace("{}", &format!("{{{limit}}}"))),
-    );
+    let in_limit = |limit| IN_LIMIT.replace("{}", &format!("{{{limit}}}"));
+    limits.into_iter().map(in_limit)
 }
 
 #[test]
@@ -354,13 +502,15 @@ fn it_knows_what_is_shared_by_a_wildcard() {
     differs_nowhere(descriptors.map(|one| format!("{{domain: d, descriptors: [{one}]}}")));
 }
 
+/// The reader and the schema say the same of each file.
 fn differs_nowhere(files: impl Iterator<Item = String>) {
     let validator = Validator::new();
-    let verdicts = |text: String| (loads(&text), validator.complaint(&text), text);
-    let differ =
-        |(loads, complaint, _): &(bool, Option<String>, String)| *loads == complaint.is_some();
-    let wrong: Vec<_> = files.map(verdicts).filter(differ).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    let wrong: Vec<_> = files
+        .filter(|text| loads(text) != (validator.complaint(text) == Ok(None)))
+        .collect();
+    let count = wrong.len();
+    let some = wrong.iter().take(30).collect::<Vec<_>>();
+    assert!(wrong.is_empty(), "{count} differ, such as {some:#?}");
 }
 
 #[test]
@@ -378,10 +528,8 @@ fn a_document_that_says_nothing_is_none() {
             .validate(&json!({}), validator.index)
             .is_err()
     );
-    assert_eq!(
-        validator.complaint("---\n---\ndomain: a\n---\ndomain: b\n"),
-        None
-    );
+    let several = "---\n---\ndomain: a\n---\ndomain: b\n";
+    assert_eq!(validator.complaint(several), Ok(None));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! [`fields`] is the one table: an entry for each key at each of its places.
 //! A test holds it against the reader's KEYS, so neither can grow alone. The
-//! words that a field takes come from the lists that the reader uses.
+//! words that a field takes come from the lists that the reader uses. `values`
+//! has what else it may take, `conditions` what keys say together.
 //!
 //! What loads (outside of `--compat`), the schema takes. More than that, too:
 //! equal keys, references and sums are beyond a schema; and to an editor, which
@@ -12,14 +13,26 @@
 //! It is draft 7: editors have known that the longest. `errorMessage` is no
 //! part of it: the YAML language server shows it, others ignore it.
 
+mod conditions;
+mod values;
+
 use serde_json::{Map, Value, json};
 
-use crate::engine::{calendar::WEEKDAYS, limit::Unit, responses::Reset, rules::ChargePolicy};
-
+use self::{
+    conditions::conditions,
+    values::{
+        at_most, choice, duration, filled, flag, limit_name, list_of, map_of, one_or_several, or,
+        percentage, required_duration, text, unit, visible, whole_number,
+    },
+};
 use super::{
+    limits::EXACT_UP_TO,
     reader::{METADATA, Place},
     responses::RESET,
-    schema::{ACCURACY, ALGORITHM, Accuracy, CHARGE, COUNT, Count, Kind, ON_STORE_FAILURE, word},
+    schema::{ACCURACY, ALGORITHM, Accuracy, CHARGE, COUNT, Count, Kind, ON_STORE_FAILURE},
+};
+use crate::engine::{
+    algorithm::method::MOST_HITS, calendar::WEEKDAYS, responses::Reset, rules::ChargePolicy,
 };
 
 /// A key at its places.
@@ -193,14 +206,14 @@ fn fields() -> Vec<Field> {
         field(
             "burst",
             &[RateLimit],
-            at_most(whole_number(1), 1 << 31),
+            at_most(whole_number(1), MOST_HITS),
             "How many hits a bucket lets pass at once: all of a window of a token_bucket, one of a \
              leaky_bucket, if nothing is said.",
         ),
         field(
             "max_queue",
             &[RateLimit],
-            at_most(whole_number(1), 1 << 31),
+            at_most(whole_number(1), MOST_HITS),
             "How many hits of a leaky_bucket may wait for their turn; more are refused.",
         ),
         field(
@@ -218,7 +231,7 @@ fn fields() -> Vec<Field> {
         field(
             "exact_up_to",
             &[RateLimit],
-            or(whole_number(1), json!(1_000)),
+            or(whole_number(1), EXACT_UP_TO.into()),
             "How many different values are kept one by one before they are estimated.",
         ),
         field(
@@ -260,7 +273,7 @@ fn fields() -> Vec<Field> {
         field(
             "notify_below",
             &[RateLimit],
-            json!({"type": ["string", "integer", "null"], "pattern": "^(0*([1-9][0-9]?|100)%?)?$", "minimum": 1, "maximum": 100}),
+            percentage(),
             "Gives notice in a header and in metadata when less than this share is left: 10%.",
         ),
         field(
@@ -278,10 +291,7 @@ fn fields() -> Vec<Field> {
         field(
             "headers",
             &[Responses],
-            json!({
-                "type": ["string", "array", "null"],
-                "enum": ["legacy", "ietf", ["legacy"], ["ietf"], ["legacy", "ietf"], ["ietf", "legacy"], [], null],
-            }),
+            one_or_several(&["legacy", "ietf"]),
             "Headers on every answer: X-RateLimit-* (legacy), RateLimit and RateLimit-Policy (ietf).",
         ),
         field(
@@ -335,20 +345,6 @@ fn fields() -> Vec<Field> {
     ]
 }
 
-/// What concerns several keys of a place.
-fn conditions(place: Place) -> Vec<Value> {
-    match place {
-        Place::Descriptor => vec![shared_by_a_wildcard(), several()],
-        Place::RateLimit => {
-            let mut all = vec![window_or_unit()];
-            all.extend(goes_with());
-            all.extend(gates());
-            all
-        }
-        Place::Domain | Place::Replace | Place::WarmUp | Place::Responses => vec![],
-    }
-}
-
 /// The name of a place's definition.
 fn definition(place: Place) -> &'static str {
     match place {
@@ -377,8 +373,7 @@ pub fn json_schema() -> Value {
         .collect();
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Rules of ratekeeper",
-        "description": "What requests of a domain may do, and how often.",
+        "description": "Rules of ratekeeper: how often requests may pass.",
         // A document that says nothing is none.
         "type": ["object", "null"],
         "allOf": [reference(Place::Domain)],
@@ -401,7 +396,7 @@ fn keys_of(place: Place, fields: &[Field]) -> Value {
         "required": required,
         "additionalProperties": false,
     });
-    let conditions = conditions(place);
+    let conditions = conditions(place, fields);
     if !conditions.is_empty() {
         keys["allOf"] = conditions.into();
     }
@@ -426,7 +421,12 @@ fn field(key: &'static str, places: &'static [Place], takes: Value, about: &'sta
 impl Field {
     fn described(&self) -> Value {
         let mut described = self.takes.clone();
-        described["description"] = self.about.into();
+        described["description"] = match self.takes.get("default") {
+            Some(Value::String(word)) => format!("{} Default: {word}.", self.about),
+            Some(default) => format!("{} Default: {default}.", self.about),
+            None => self.about.to_owned(),
+        }
+        .into();
         described
     }
 
@@ -435,306 +435,6 @@ impl Field {
         let types = self.takes["type"].as_array();
         types.is_some_and(|types| types.contains(&json!("null")))
     }
-}
-
-// === values ===
-
-fn text() -> Value {
-    json!({"type": ["string", "integer", "boolean", "null"]})
-}
-
-/// As `takes`, but neither absent nor empty.
-fn filled(mut takes: Value) -> Value {
-    if let Some(types) = takes["type"].as_array_mut() {
-        types.retain(|kind| kind != "null");
-    }
-    takes["minLength"] = json!(1);
-    takes
-}
-
-fn at_most(mut takes: Value, most: u64) -> Value {
-    takes["maximum"] = json!(most);
-    takes
-}
-
-/// As `takes`, in characters that may stand in a header.
-fn visible(mut takes: Value) -> Value {
-    takes["pattern"] = json!("^[ -~]*$");
-    takes
-}
-
-/// As `takes`, with what holds without it.
-fn or(mut takes: Value, default: Value) -> Value {
-    takes["default"] = default;
-    takes
-}
-
-fn choice<T: Copy + PartialEq>(words: &[(&str, T)], default: Option<T>) -> Value {
-    let mut all: Vec<Value> = words.iter().map(|(word, _)| json!(word)).collect();
-    all.push(Value::Null);
-    let takes = json!({"type": ["string", "null"], "enum": all});
-    match default {
-        Some(default) => or(takes, word(words, default).into()),
-        None => takes,
-    }
-}
-
-/// What YAML 1.1 takes for true, and YAML 1.2 for text.
-const YES: [&str; 8] = ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON"];
-const NO: [&str; 8] = ["n", "N", "no", "No", "NO", "off", "Off", "OFF"];
-
-fn flag() -> Value {
-    json!({
-        "type": ["boolean", "string", "null"],
-        "pattern": format!("^({}|{})$", YES.join("|"), NO.join("|")),
-        "errorMessage": "true or false, without quotes",
-        "default": false,
-    })
-}
-
-/// Text are numbers that only YAML 1.1 knows: `1_000`, `0b11`, `0X1F`.
-fn whole_number(from: u32) -> Value {
-    json!({
-        "type": ["integer", "string", "null"],
-        "minimum": from,
-        "maximum": u32::MAX,
-        "pattern": "^[-+]?(0[bBoOxX][0-9a-fA-F_]+|[0-9]+_[0-9_]*)$",
-        "patternErrorMessage": "a whole number, without quotes",
-    })
-}
-
-/// Any text: what has to be a unit depends on the keys beside it.
-fn unit() -> Value {
-    let mut takes = text();
-    takes["examples"] = Unit::ALL.map(Unit::name).to_vec().into();
-    takes
-}
-
-/// The units' names, in any letter case.
-fn unit_pattern() -> String {
-    let names = Unit::ALL.map(|unit| {
-        let letters = unit.name().chars();
-        let either = letters.map(|letter| format!("[{letter}{}]", letter.to_ascii_uppercase()));
-        either.collect::<String>()
-    });
-    format!("^({})$", names.join("|"))
-}
-
-/// Not all zeros; empty counts as absent.
-fn duration() -> Value {
-    json!({
-        "type": ["string", "null"],
-        "pattern": "^(([0-9]+[smhd])*0*[1-9][0-9]*[smhd]([0-9]+[smhd])*)?$",
-        "errorMessage": "whole seconds, such as 5s, 5m, 1h30m, 14d",
-        "examples": ["5s", "5m", "1h30m", "14d"],
-    })
-}
-
-/// The same, neither absent nor empty.
-fn required_duration() -> Value {
-    let mut takes = filled(duration());
-    takes["errorMessage"] = json!("whole seconds, such as 5s, 5m, 1h30m, 14d");
-    takes
-}
-
-fn limit_name() -> Value {
-    let mut takes = text();
-    takes["pattern"] = json!(r#"^[^"\\\u0000-\u001f\u007f-\u009f]*$"#);
-    takes["patternErrorMessage"] = json!("without quotes, backslashes and control characters");
-    takes
-}
-
-fn map_of(place: Place) -> Value {
-    json!({"type": ["object", "null"], "allOf": [reference(place)]})
-}
-
-fn list_of(place: Place) -> Value {
-    json!({
-        "type": ["array", "null"],
-        "items": {"type": "object", "allOf": [reference(place)]},
-    })
-}
-
-// === conditions ===
-
-/// A window has one length, and no limit has none.
-fn window_or_unit() -> Value {
-    let unit = unit_pattern();
-    let units = format!("one of {}", Unit::ALL.map(Unit::name).join(", "));
-    json!({
-        "if": is_yes("unlimited"),
-        "then": {"properties": {
-            "unit": {
-                "if": {"type": "string", "pattern": unit},
-                "then": absent("unlimited"),
-            },
-            "unit_multiplier": absent("unlimited"),
-            "window": absent("unlimited"),
-            "accuracy": absent("unlimited"),
-            "algorithm": absent("unlimited"),
-            "count": absent("unlimited"),
-            "lockout": absent("unlimited"),
-            "warm_up": absent("unlimited"),
-            "opens_for": absent("unlimited"),
-        }},
-        "else": {
-            "if": {
-                "properties": {"window": {"not": {"enum": [null, ""]}}},
-                "required": ["window"],
-            },
-            "then": {"properties": {
-                "unit": absent("window"),
-                "unit_multiplier": absent("window"),
-            }},
-            // A gate has no window of its own.
-            "else": {
-                "if": {
-                    "properties": {"opens_for": {"not": {"enum": [null]}}},
-                    "required": ["opens_for"],
-                },
-                "else": {
-                    "properties": {
-                        "unit": {"type": "string", "pattern": unit, "errorMessage": units},
-                    },
-                    "required": ["unit"],
-                },
-            },
-        },
-    })
-}
-
-/// What a limit says only together with something else.
-fn goes_with() -> Vec<Value> {
-    let algorithms = |words: &[&str]| json!({"type": "object", "properties": {"algorithm": {"enum": words}}, "required": ["algorithm"]});
-    let hits = json!({"properties": {"count": {"enum": ["hits", null]}}});
-    let values = json!({"type": "object", "properties": {"count": {"const": "distinct_values"}}, "required": ["count"]});
-    let windows = |more: &[Value]| {
-        let mut words = vec![json!("fixed_window"), Value::Null];
-        words.extend_from_slice(more);
-        json!({"properties": {"algorithm": {"enum": words}}})
-    };
-    let calendar = |names: &[&str]| {
-        let names: Vec<String> = names
-            .iter()
-            .map(|name| {
-                let letters = name.chars();
-                let either = letters.map(|it| format!("[{it}{}]", it.to_ascii_uppercase()));
-                either.collect()
-            })
-            .collect();
-        let unit = json!({"type": "string", "pattern": format!("^({})$", names.join("|"))});
-        json!({"properties": {"unit": unit}, "required": ["unit"]})
-    };
-    let all = |conditions: &[&Value]| json!({"allOf": conditions});
-    let rule = |when: Value, then: Value| json!({"if": when, "then": then});
-    let queues = algorithms(&["leaky_bucket"]);
-    vec![
-        rule(
-            given("burst"),
-            algorithms(&["token_bucket", "leaky_bucket"]),
-        ),
-        rule(given("max_queue"), queues.clone()),
-        rule(queues.clone(), given("max_queue")),
-        rule(
-            given("exact_up_to"),
-            all(&[&values, &is_yes("approximate")]),
-        ),
-        rule(is_yes("approximate"), values.clone()),
-        rule(
-            given("remember"),
-            all(&[&values, &json!({"not": is_yes("approximate")})]),
-        ),
-        rule(values.clone(), windows(&[])),
-        rule(given("lockout"), all(&[&hits, &json!({"not": queues})])),
-        rule(
-            given("warm_up"),
-            all(&[&hits, &windows(&[json!("sliding_window")])]),
-        ),
-        rule(
-            json!({"type": "object", "properties": {"accuracy": {"const": "leased"}}, "required": ["accuracy"]}),
-            all(&[
-                &hits,
-                &windows(&[]),
-                &json!({"properties": {"lockout": absent("leased"), "warm_up": absent("leased")}}),
-            ]),
-        ),
-        rule(
-            given("time_zone"),
-            all(&[&windows(&[]), &calendar(&["day", "week", "month", "year"])]),
-        ),
-        rule(given("week_starts"), calendar(&["week"])),
-        rule(
-            algorithms(&["sliding_log"]),
-            json!({"properties": {"requests_per_unit": {"maximum": 1_000}}}),
-        ),
-        rule(
-            all(&[&values, &json!({"not": is_yes("approximate")})]),
-            json!({"properties": {"requests_per_unit": {"maximum": 1_000_000}}}),
-        ),
-    ]
-}
-
-/// A gate has an opener, and nothing else.
-fn gates() -> Vec<Value> {
-    let others = [
-        "unit",
-        "unit_multiplier",
-        "window",
-        "algorithm",
-        "count",
-        "lockout",
-        "warm_up",
-    ];
-    let others = others.map(|key| (key.to_owned(), absent("opens_for")));
-    let others: Map<_, _> = others.into_iter().collect();
-    vec![
-        json!({"if": given("opens_for"), "then": given("opened_by")}),
-        json!({"if": given("opened_by"), "then": given("opens_for")}),
-        json!({"if": given("opens_for"), "then": {"properties": others}}),
-    ]
-}
-
-/// A descriptor's list of limits.
-fn several() -> Value {
-    json!({
-        "properties": {"rate_limits": {
-            "maxItems": 16,
-            "items": {"not": is_yes("unlimited")},
-        }},
-        "if": is_yes("quota_mode"),
-        "then": {"properties": {"rate_limits": {"maxItems": 1}}},
-    })
-}
-
-/// Something is said of `key`.
-fn given(key: &str) -> Value {
-    json!({"type": "object", "properties": {key: {"not": {"enum": [null, ""]}}}, "required": [key]})
-}
-
-fn shared_by_a_wildcard() -> Value {
-    let wildcard = json!({
-        "type": "string",
-        "pattern": r"\*",
-        "errorMessage": "share_threshold goes with a * in key or value",
-    });
-    json!({
-        "if": is_yes("share_threshold"),
-        "then": {
-            "if": {"properties": {"value": wildcard}, "required": ["value"]},
-            "else": {"properties": {"key": wildcard}},
-        },
-    })
-}
-
-/// The flag `key` is set.
-fn is_yes(key: &str) -> Value {
-    let mut yes: Vec<Value> = vec![true.into()];
-    yes.extend(YES.map(Value::from));
-    json!({"type": "object", "properties": {key: {"enum": yes}}, "required": [key]})
-}
-
-fn absent(beside: &str) -> Value {
-    json!({"type": "null", "errorMessage": format!("not beside {beside}")})
 }
 
 #[cfg(test)]
@@ -749,7 +449,7 @@ mod tests {
                 .iter()
                 .map(move |place| format!("{key} in {place:?}"))
         };
-        let mut known: Vec<String> = KEYS
+        let known: Vec<String> = KEYS
             .iter()
             .flat_map(|(key, places)| pairs(key, places))
             .collect();
@@ -757,9 +457,13 @@ mod tests {
             .iter()
             .flat_map(|field| pairs(field.key, field.places))
             .collect();
-        known.sort();
         described.sort();
-        assert_eq!(described, known, "fields() on the left, KEYS on the right");
+        let twice = described.windows(2).find(|two| two[0] == two[1]);
+        assert_eq!(twice, None, "described twice");
+        let missing: Vec<_> = known.iter().filter(|it| !described.contains(it)).collect();
+        let unknown: Vec<_> = described.iter().filter(|it| !known.contains(it)).collect();
+        assert!(missing.is_empty(), "fields() lacks {missing:?}");
+        assert!(unknown.is_empty(), "KEYS lacks {unknown:?}");
     }
 
     #[test]
