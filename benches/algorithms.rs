@@ -267,6 +267,7 @@ impl Drop for Server {
 }
 
 /// Prints Redis' CPU time for a decision of each.
+#[allow(clippy::disallowed_methods, reason = "it waits for another process")]
 fn in_redis() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let socket = folder.path().join("redis.sock");
@@ -287,6 +288,10 @@ fn in_redis() {
         println!("\nThere is no redis-server to measure.");
         return;
     };
+    let patience = std::iter::repeat_n(Duration::from_millis(20), 500);
+    for pause in patience.take_while(|_| !socket.exists()) {
+        std::thread::sleep(pause);
+    }
     let server = Server {
         child: server,
         _folder: folder,
@@ -391,17 +396,18 @@ const PLOTTED: [(&str, &str, &str); 4] = [
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 220.0;
 
-/// Hits that have passed by each second, of hits at these seconds.
-fn admitted(limit: &str, hits: &[f64]) -> Vec<(f64, u32)> {
+/// Hits that have passed by each millisecond, of hits at these.
+fn admitted(limit: &str, hits: &[u32]) -> Vec<(u32, u32)> {
     let rules = rules(limit);
     let rule = rules.detail(rules.domain(b"d").expect("d").root()).children[0];
     let detail = rules.detail(rule);
     let (mut counter, mut cell) = (Counter::default(), None);
     let mut passed = 0;
-    let mut points = vec![(0.0, 0)];
+    let mut points = vec![(0, 0)];
     for &at in hits {
         // A minute begins 30 seconds after the left edge.
-        let now = Timestamp::from_nanos(START * 1_000_000_000 + 30_000_000_000 + (at * 1e9) as u64);
+        let edge = Timestamp::from_secs(START + 30);
+        let now = edge.saturating_add(Duration::from_millis(at.into()));
         let over = match detail.limits.first() {
             Some(limit) => {
                 let terms = Terms {
@@ -427,17 +433,14 @@ fn admitted(limit: &str, hits: &[f64]) -> Vec<(f64, u32)> {
             points.push((at, passed));
         }
     }
-    points.push((180.0, passed));
+    points.push((180_000, passed));
     points
 }
 
 fn plot() -> String {
-    let greedy: Vec<f64> = (0..1_800)
-        .map(|tenth| f64::from(tenth) / 10.0)
-        .filter(|&at| at >= 20.0)
-        .collect();
-    let bursts: Vec<f64> = (0..9)
-        .flat_map(|burst| (0..60).map(move |hit| f64::from(burst) * 20.0 + f64::from(hit) / 100.0))
+    let greedy: Vec<u32> = (200..1_800).map(|tenth| tenth * 100).collect();
+    let bursts: Vec<u32> = (0..9)
+        .flat_map(|burst| (0..60).map(move |hit| burst * 20_000 + hit * 10))
         .collect();
     let mut svg = String::new();
     let total = 2.0 * HEIGHT + 150.0;
@@ -463,7 +466,7 @@ fn plot() -> String {
     svg
 }
 
-fn panel(svg: &mut String, top: f64, title: &str, hits: &[f64]) {
+fn panel(svg: &mut String, top: f64, title: &str, hits: &[u32]) {
     let most = 140.0;
     let x = |at: f64| 50.0 + at / 180.0 * WIDTH;
     let y = |count: f64| top + HEIGHT - count / most * HEIGHT;
@@ -501,7 +504,9 @@ fn panel(svg: &mut String, top: f64, title: &str, hits: &[f64]) {
     for (place, (name, limit, color)) in PLOTTED.into_iter().enumerate() {
         let points: Vec<String> = admitted(limit, hits)
             .iter()
-            .map(|&(at, passed)| format!("{:.1},{:.1}", x(at), y(f64::from(passed))))
+            .map(|&(at, passed)| {
+                format!("{:.1},{:.1}", x(f64::from(at) / 1e3), y(f64::from(passed)))
+            })
             .collect();
         let mut points = points;
         points.dedup();

@@ -73,6 +73,11 @@ const KEYS: [&str; 15] = [
 struct Random(u64);
 
 impl Random {
+    fn of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        let place = self.below(list.len() as u64);
+        &list[usize::try_from(place).expect("a place in the list")]
+    }
+
     fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -105,7 +110,7 @@ fn further(key: &str, random: &mut Random) -> Option<(&'static str, &'static str
     match key {
         "values" | "remembered" => {
             let values = ["u", "v", "w", "x", "y"];
-            Some(("value", values[random.below(5) as usize]))
+            Some(("value", *random.of(&values)))
         }
         "contact" => Some(("direction", if random.below(3) == 0 { "in" } else { "out" })),
         _ => None,
@@ -199,8 +204,8 @@ async fn together(config: &Config, requests: u64, charge: &str) {
         let hits = random.hits();
         let asked: Asked<'_> = (0..1 + random.below(4))
             .map(|_| {
-                let key = KEYS[random.below(KEYS.len() as u64) as usize];
-                let mut entries = vec![(key, names[random.below(3) as usize])];
+                let key = *random.of(&KEYS);
+                let mut entries = vec![(key, *random.of(&names))];
                 entries.extend(further(key, &mut random));
                 (entries, hits)
             })
