@@ -158,7 +158,7 @@ impl Limiter {
                     .await?;
                 let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
                 if decision.code == Code::OverLimit {
-                    self.forget(&plan, place, &seen, now).await;
+                    self.forget(&plan.charges[place], &seen[place..], now).await;
                 }
                 decision
             }
@@ -227,8 +227,19 @@ impl Limiter {
             charge
         });
         let others: PerDescriptor<Charge<'_>> = others.collect();
-        let mut all = self.charge(plan, &others, mode, now, until).await?;
-        for other in all.iter_mut().filter(|_| repeated) {
+        let mut all = match self.charge(plan, &others, mode, now, until).await {
+            Ok(all) => all,
+            Err(error) => {
+                self.forget(&value[0], &seen, now).await;
+                return Err(error);
+            }
+        };
+        // Who is locked out stays so.
+        let pass = |charge: &Charge<'_>| {
+            repeated && charge.method.is_none_or(|method| method.lockout == 0)
+        };
+        let others = all.iter_mut().zip(&others);
+        for (other, _) in others.filter(|(_, charge)| pass(charge)) {
             other.after = other.after.min(other.most);
             other.passes = now;
         }
@@ -239,13 +250,11 @@ impl Limiter {
     }
 
     /// What was refused is not remembered: its next try is a new request.
-    async fn forget(&self, plan: &Plan<'_>, place: usize, seen: &[Observation], now: Timestamp) {
-        let is_new = seen
-            .get(place)
-            .is_some_and(|seen| !seen.is_over() && seen.before != seen.after);
-        let Some(charge) = plan.charges.get(place).filter(|_| is_new) else {
+    async fn forget(&self, charge: &Charge<'_>, seen: &[Observation], now: Timestamp) {
+        let is_new = |seen: &Observation| !seen.is_over() && seen.before != seen.after;
+        if !seen.first().is_some_and(is_new) {
             return;
-        };
+        }
         let mut charge = *charge;
         charge.hits = Hits::GiveBack(1);
         // If that fails the value stays known for as long as it is remembered.

@@ -93,6 +93,17 @@ fn http(port: u16, method: &str, path: &str, body: &str) -> (u16, String) {
     crate::process::http(("127.0.0.1", port), method, path, body)
 }
 
+/// All of an answer to a request with this header.
+fn raw(port: u16, path: &str, header: &str) -> String {
+    use std::io::{Read as _, Write as _};
+
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n{header}\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.to_lowercase()
+}
+
 fn ask(port: u16, user: &str) -> (u16, String) {
     let body = format!(
         r#"{{"domain":"d","descriptors":[{{"entries":[{{"key":"user","value":"{user}"}}]}}]}}"#
@@ -148,7 +159,15 @@ fn serves_what_the_command_line_says() {
         http(server.http, "GET", "/healthcheck", ""),
         (200, "OK".to_owned())
     );
-    assert_eq!(http(server.http, "GET", "/nothing", "").0, 404);
+    let (status, answer) = http(server.http, "GET", "/nothing", "");
+    assert_eq!(status, 404);
+    let error = r#"{"error":{"code":"not_found","message":"there is nothing at this path"}}"#;
+    assert_eq!(answer, error);
+    let named = raw(server.http, "/nothing", "x-request-id: abc-1");
+    assert!(named.contains("\r\nx-request-id: abc-1\r\n"), "{named}");
+    let unnamed = raw(server.http, "/healthcheck", "x-other: 1");
+    let id = unnamed.split("\r\nx-request-id: ").nth(1).unwrap();
+    assert!(id.len() > 32 && id[..32].bytes().all(|it| it.is_ascii_hexdigit()));
     let (status, answer) = ask(server.http, "ann");
     assert_eq!(status, 200);
     assert!(
@@ -160,7 +179,10 @@ fn serves_what_the_command_line_says() {
     for bad in ["", "{", r#"{"nonsense":1}"#, r#"{"domain":""}"#] {
         let (status, answer) = http(server.http, "POST", "/json", bad);
         assert_eq!(status, 400, "{bad}: {answer}");
-        assert!(answer.contains("error"), "{answer}");
+        assert!(
+            answer.starts_with(r#"{"error":{"code":"bad_request","#),
+            "{answer}"
+        );
     }
     let (status, shown) = http(server.http, "GET", "/rules", "");
     assert_eq!(status, 200);

@@ -5,7 +5,7 @@
 //! that does not fit is refused and not remembered.
 //!
 //! Values are told apart by 128 bits of a hash. Up to a number of values that
-//! the limit says each is kept (about 40 bytes); beyond that their number is
+//! the limit says each is kept; beyond that their number is
 //! estimated from a `HyperLogLog` sketch of 4,096 registers: the standard error is
 //! 1.6 %, a value counts as known if it does not change the sketch, and the
 //! counter costs 4 KiB, however many values there are.
