@@ -55,6 +55,9 @@ pub struct Saved {
     is_large: bool,
 }
 
+/// The whole numbers that 64-bit floating point tells apart.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
 // === impl Counter ===
 
 impl Default for Counter {
@@ -69,12 +72,22 @@ impl Default for Counter {
 }
 
 impl Counter {
-    /// The counter that a store tells as `a b c locked first|at:hits at:hits`;
-    /// `None` if that is not what it is told.
+    /// The counter that a store tells in numbers of 64-bit floating point, low
+    /// byte first: three of its state, until when it is locked, when it was seen
+    /// first, and for each hit of a log when it was and how many. `None` if
+    /// that is not what it is told.
     #[must_use]
-    pub fn from_text(algorithm: Algorithm, text: &str) -> Option<Self> {
-        let (head, log) = text.split_once('|')?;
-        let mut numbers = head.split(' ').map(|number| number.parse::<u64>().ok());
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+        let mut numbers = bytes.chunks(8).map(|bytes| {
+            let number = f64::from_le_bytes(bytes.try_into().ok()?);
+            let is_whole = (0.0..=WHOLE).contains(&number) && number.fract() == 0.0;
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "just checked"
+            )]
+            is_whole.then_some(number as u64)
+        });
         let mut next = || numbers.next().flatten();
         let [a, b, c] = [next()?, next()?, next()?];
         let (locked, first) = (next()?, next()?);
@@ -90,12 +103,11 @@ impl Counter {
                 count: c,
             }),
             Algorithm::SlidingLog => {
-                let hits = log.split(' ').filter(|hit| !hit.is_empty());
-                let hits = hits.map(|hit| {
-                    let (at, hits) = hit.split_once(':')?;
-                    Some((at.parse().ok()?, hits.parse().ok()?))
-                });
-                State::Log(hits.collect::<Option<Log>>()?)
+                let mut log = Log::new();
+                while let Some(at) = next() {
+                    log.push_back((at, u32::try_from(next()?).ok()?));
+                }
+                State::Log(log)
             }
             Algorithm::Bucket { .. } => State::Bucket(Bucket { level: a, at: b }),
             Algorithm::Opened | Algorithm::Event if a > 0 => State::Event(a),

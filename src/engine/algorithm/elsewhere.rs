@@ -17,7 +17,7 @@ use crate::engine::{descriptor::Hits, time::Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
     /// A letter for each algorithm.
-    pub kind: &'static str,
+    pub kind: u8,
     /// The time of the charge.
     pub now: u64,
     /// Above which count it is over, when it has grown to its full size.
@@ -43,8 +43,8 @@ pub struct Numbers {
 /// What a store answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored<'a> {
-    /// The state before the charge: `a b c locked first|at:hits at:hits`.
-    State(&'a str),
+    /// The state before the charge, as [`Counter::from_bytes`] reads it.
+    State(&'a [u8]),
     /// Different values: how many before and after, whether it was known.
     Values {
         /// Before the charge.
@@ -73,16 +73,16 @@ impl Terms {
         let seconds = |seconds: u32| u64::from(seconds) * 1_000_000;
         let warm_up = self.method.warm_up;
         let (kind, ends, values) = match self.method.algorithm {
-            Algorithm::FixedWindow => ("f", micros(window.end(now)), None),
-            Algorithm::SlidingWindow => ("s", 0, None),
-            Algorithm::SlidingLog => ("l", 0, None),
-            Algorithm::Bucket { .. } => ("b", 0, None),
+            Algorithm::FixedWindow => (b'f', micros(window.end(now)), None),
+            Algorithm::SlidingWindow => (b's', 0, None),
+            Algorithm::SlidingLog => (b'l', 0, None),
+            Algorithm::Bucket { .. } => (b'b', 0, None),
             Algorithm::DistinctValues(distinct) => {
                 let values = (seconds(distinct.remember), distinct.exact_up_to);
-                ("d", micros(window.end(now)), Some(values))
+                (b'd', micros(window.end(now)), Some(values))
             }
-            Algorithm::Opened => ("o", ticks.micros(), None),
-            Algorithm::Event => ("e", ticks.micros(), None),
+            Algorithm::Opened => (b'o', ticks.micros(), None),
+            Algorithm::Event => (b'e', ticks.micros(), None),
         };
         Numbers {
             kind,
@@ -105,8 +105,8 @@ impl Terms {
     #[must_use]
     pub fn observe(&self, stored: Stored<'_>, hits: Hits, now: Timestamp) -> Option<Observation> {
         match stored {
-            Stored::State(text) => {
-                let mut counter = Counter::from_text(self.method.algorithm, text)?;
+            Stored::State(bytes) => {
+                let mut counter = Counter::from_bytes(self.method.algorithm, bytes)?;
                 Some(counter.charge(self, hits, now).0)
             }
             Stored::Values {

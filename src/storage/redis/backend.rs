@@ -333,6 +333,13 @@ impl Backend {
         topology.is_none_or(|topology| topology.is_together(a, b))
     }
 
+    /// One script can have any keys.
+    pub(super) fn is_one_slot(&self) -> bool {
+        let routing = self.routing.load();
+        let topology = routing.topology.as_ref();
+        topology.is_some_and(|topology| topology.is_one_slot())
+    }
+
     pub(super) fn newsroom(&self) -> &Newsroom {
         &self.newsroom
     }

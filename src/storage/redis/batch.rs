@@ -197,11 +197,15 @@ pub(super) struct Newsroom {
 pub(super) trait Advice {
     /// This process has not sent the key before, as far as is remembered.
     fn is_first(&mut self, key: &Key) -> bool;
+    /// All keys are in one slot.
+    fn is_one_slot(&self) -> bool;
     /// Hits to take in advance, beyond `waiting` ones.
     fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64;
 }
 
-/// Charges of one counter that share a script's run.
+/// Stands for the key of a run of several counters; no key has this hash.
+const ANY_KEY: u128 = 0;
+/// Charges that share a script's run.
 const MOST_SHARING: usize = 64;
 /// A count that Redis can still tell.
 const MOST: u64 = i64::MAX as u64;
@@ -368,6 +372,10 @@ impl<T> Flush<T> {
             }
             Work::Together(together) => {
                 let alone = match &*together.parts {
+                    // One command for all of them, where all keys are together.
+                    [_] if together.mode == Mode::Each && !asking && advice.is_one_slot() => {
+                        Some(ANY_KEY)
+                    }
                     [part] if together.mode == Mode::Each && !asking => Some(part.key.hash),
                     _ => None,
                 };
@@ -383,6 +391,7 @@ impl<T> Flush<T> {
                 for part in &together.parts {
                     open.remove(part.key.hash);
                 }
+                open.remove(ANY_KEY);
                 let place = self.push(asking, |item| Command::Together {
                     items: SmallVec::from_slice(&[item]),
                 });
@@ -626,7 +635,7 @@ fn write_together(
     command.arg(&*news.channel).arg(&*news.name);
     for part in parts() {
         if special {
-            write_part(part, command);
+            command.arg(part_text(part));
             continue;
         }
         let sign = if part.gives_back { "-" } else { "" };
@@ -641,38 +650,57 @@ fn write_together(
     }
 }
 
-/// A part as the script for counters of any algorithm reads it.
-fn write_part(part: &Part, command: &mut redis::Pipeline) {
-    let sign = if part.gives_back { "-" } else { "+" };
+/// A part as the script for counters of any algorithm reads it: three letters,
+/// numbers in 64-bit floating point, and the value where there is one.
+fn part_text(part: &Part) -> Vec<u8> {
     let refuses = match part.refuses {
-        Refuses::Never => "never",
-        Refuses::Alone => "alone",
-        Refuses::WithOthers => "others",
+        Refuses::Never => b'n',
+        Refuses::Alone => b'a',
+        Refuses::WithOthers => b'o',
     };
+    let sign = if part.gives_back { b'-' } else { b'+' };
+    let mut text = Vec::with_capacity(3 + 13 * 8 + 16);
     let Some(special) = &part.special else {
+        text.extend_from_slice(&[b'p', refuses, sign]);
         let hits = part.hits.min(MOST_IN_SCRIPT);
-        command.arg("p").arg(hits).arg(sign).arg(refuses);
-        command.arg(part.limit).arg(part.key.ttl);
-        return;
+        put_numbers(&mut text, &[hits, part.limit.into(), part.key.ttl]);
+        return text;
     };
     let numbers = special.terms.numbers(special.now);
-    command.arg(numbers.kind).arg(hits_told(part.hits()));
-    command.arg(sign).arg(refuses);
-    command
-        .arg(numbers.now)
-        .arg(numbers.full)
-        .arg(numbers.requests);
-    command.arg(numbers.tick).arg(numbers.length);
-    command
-        .arg(numbers.start)
-        .arg(numbers.ends)
-        .arg(numbers.lockout);
+    text.extend_from_slice(&[numbers.kind, refuses, sign]);
+    let all = [
+        hits_told(part.hits()),
+        numbers.now,
+        numbers.full,
+        numbers.requests.into(),
+        numbers.tick,
+        numbers.length,
+        numbers.start,
+        numbers.ends,
+        numbers.lockout,
+    ];
+    put_numbers(&mut text, &all);
     match numbers.warm_up {
-        Some((from, over)) => command.arg(from).arg(over),
-        None => command.arg(-1).arg(0),
-    };
+        Some((from, over)) => put_numbers(&mut text, &[from.into(), over.into()]),
+        None => {
+            text.extend_from_slice(&(-1.0_f64).to_le_bytes());
+            put_numbers(&mut text, &[0]);
+        }
+    }
     if let Some((remember, exact_up_to)) = numbers.values {
-        command.arg(&special.value).arg(remember).arg(exact_up_to);
+        put_numbers(&mut text, &[remember, exact_up_to.into()]);
+        text.extend_from_slice(&special.value);
+    }
+    text
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "what is told to a script is below 2⁵³"
+)]
+fn put_numbers(text: &mut Vec<u8>, numbers: &[u64]) {
+    for number in numbers {
+        text.extend_from_slice(&(*number as f64).to_le_bytes());
     }
 }
 
@@ -703,7 +731,7 @@ fn special_sight(part: &Part, value: Value) -> Option<Seen> {
         };
     };
     let stored = match &values[..] {
-        [_, Value::BulkString(state)] => Stored::State(std::str::from_utf8(state).ok()?),
+        [_, Value::BulkString(state)] => Stored::State(state),
         [_, before, after, known] => Stored::Values {
             before: number(before)?,
             after: number(after)?,

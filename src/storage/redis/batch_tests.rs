@@ -19,6 +19,10 @@ impl Advice for Adviser {
         is_first
     }
 
+    fn is_one_slot(&self) -> bool {
+        true
+    }
+
     fn extra(&mut self, _: &Key, _: Terms, _: u64) -> u64 {
         self.extra
     }

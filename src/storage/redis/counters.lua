@@ -5,12 +5,8 @@ local channel, name = ARGV[3], ARGV[4]
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local ONE, SECOND, REGISTERS, TOP = 1036800, 1000000, 4096, 32
 
-local at = 4
-local function text()
-  at = at + 1
-  return ARGV[at]
-end
-local function number() return tonumber(text()) end
+local pack, unpack, sub = struct.pack, struct.unpack, string.sub
+local STATE = '<ddddd'
 local function shown(n) return string.format('%.0f', n) end
 
 -- a * b / w, rounded down, and what is left; a <= w < 2^36, b < 2^52.
@@ -24,16 +20,23 @@ local function muldiv(a, b, w)
   return q, r
 end
 
-local function read(key)
-  local p = {key = key, kind = text(), hits = number(), back = text() == '-', refuses = text()}
-  if p.kind == 'p' then
-    p.limit, p.ttl = number(), number()
-    return p
+-- An argument: kind, whether being over refuses, sign, and numbers.
+local function read(key, text)
+  local kind, refuses, back = sub(text, 1, 1), sub(text, 2, 2), sub(text, 3, 3) == '-'
+  if kind == 'p' then
+    local hits, limit, ttl = unpack('<ddd', text, 4)
+    return {key = key, kind = kind, refuses = refuses, back = back, hits = hits, limit = limit, ttl = ttl}
   end
-  p.now, p.full, p.requests, p.tick, p.length = number(), number(), number(), number(), number()
-  p.start, p.ends, p.lockout, p.from, p.over = number(), number(), number(), number(), number()
-  p.micros = p.tick * p.length
-  if p.kind == 'd' then p.value, p.keep, p.exact = text(), number(), number() end
+  local hits, now, full, requests, tick, length, start, ends, lockout, from, over = unpack('<ddddddddddd', text, 4)
+  local p = {
+    key = key, kind = kind, refuses = refuses, back = back, hits = hits, now = now, full = full, requests = requests,
+    tick = tick, length = length, start = start, ends = ends, lockout = lockout, from = from, over = over,
+    micros = tick * length, keep = 0, exact = 0, value = '',
+  }
+  if kind == 'd' then
+    p.keep, p.exact = unpack('<dd', text, 92)
+    p.value = sub(text, 108, 123)
+  end
   return p
 end
 
@@ -65,12 +68,21 @@ local function load(p)
     end
     return s
   end
-  local stored = redis.call('GET', p.key) or '0 0 0 0 0|'
-  local a, b, c, locked, first, log = string.match(stored, '(%d+) (%d+) (%d+) (%d+) (%d+)|(.*)')
-  local s = {kind = p.kind, was = stored, log = {}}
-  s.a, s.b, s.c, s.locked, s.first = tonumber(a), tonumber(b), tonumber(c), tonumber(locked), tonumber(first)
-  for t, n in string.gmatch(log, '(%d+):(%d+)') do
-    s.log[#s.log + 1] = {tonumber(t), tonumber(n)}
+  local stored = redis.call('GET', p.key)
+  local a, b, c, locked, first = 0, 0, 0, 0, 0
+  if stored then
+    a, b, c, locked, first = unpack(STATE, stored)
+  end
+  local s = {
+    kind = p.kind, was = stored, text = stored or pack(STATE, 0, 0, 0, 0, 0),
+    a = a, b = b, c = c, locked = locked, first = first, log = nil,
+  }
+  if p.kind == 'l' then
+    s.log = {}
+    for place = 41, #s.text - 15, 16 do
+      local t, n = unpack('<dd', s.text, place)
+      s.log[#s.log + 1] = {t, n}
+    end
   end
   return s
 end
@@ -88,18 +100,23 @@ local function copy(s)
 end
 
 local function write(s)
-  local log = {}
-  for i, hit in ipairs(s.log) do log[i] = shown(hit[1]) .. ':' .. shown(hit[2]) end
-  local head = {shown(s.a), shown(s.b), shown(s.c), shown(s.locked), shown(s.first)}
-  return table.concat(head, ' ') .. '|' .. table.concat(log, ' ')
+  local head = pack(STATE, s.a, s.b, s.c, s.locked, s.first)
+  if not s.log or #s.log == 0 then return head end
+  local log = {head}
+  for i, hit in ipairs(s.log) do log[i + 1] = pack('<dd', hit[1], hit[2]) end
+  return table.concat(log)
 end
 
-local function clear(s) s.a, s.b, s.c, s.log = 0, 0, 0, {} end
+local function clear(s)
+  s.a, s.b, s.c = 0, 0, 0
+  if s.log then s.log = {} end
+end
 
 local function lock(p, s)
   if p.kind ~= 'p' and p.lockout > 0 and p.hits > 0 and not p.back and p.now >= s.locked then
     clear(s)
     s.locked = p.now + p.lockout
+    s.text = write(s)
   end
 end
 
@@ -282,19 +299,21 @@ local function charge(p, s, hits, back, counted)
     local over = not back and not known and after > p.full
     return over, {counted, before, after, known and 1 or 0}
   end
-  local old = write(s)
+  local old = s.text
+  local a, b, c, locked, first = s.a, s.b, s.c, s.locked, s.first
   local m = most(p, s, hits, back)
   local over
-  if p.now < s.locked then
+  if p.now < locked then
     over = not back
   else
-    if s.locked > 0 then
+    if locked > 0 then
       s.locked = 0
       clear(s)
     end
     over = step[p.kind](p, s, hits, back, m) and not back
     if over and hits > 0 then lock(p, s) end
   end
+  if s.log or s.a ~= a or s.b ~= b or s.c ~= c or s.locked ~= locked or s.first ~= first then s.text = write(s) end
   return over, {counted, old}
 end
 
@@ -354,28 +373,43 @@ local function store(p, s)
     return
   end
   if p.kind == 'd' then return store_values(p, s) end
-  local new = write(s)
-  if new ~= s.was or (p.from >= 0 and s.first > 0) then
-    redis.call('SET', p.key, new, 'PX', millis(p, ends(p, s)))
+  if s.text ~= s.was and (s.was or s.a > 0 or s.locked > 0 or s.first > 0 or s.log) or (p.from >= 0 and s.first > 0) then
+    redis.call('SET', p.key, s.text, 'PX', millis(p, ends(p, s)))
   end
 end
 
 local parts, states = {}, {}
 for i, key in ipairs(KEYS) do
-  parts[i] = read(key)
+  parts[i] = read(key, ARGV[i + 4])
   states[key] = states[key] or load(parts[i])
+end
+
+if mode == 'each' then
+  local seen = {}
+  for i, p in ipairs(parts) do
+    local _, answer = charge(p, states[p.key], p.hits, p.back, 1)
+    seen[i] = answer
+  end
+  for i = #parts, 1, -1 do
+    local p = parts[i]
+    if states[p.key] then
+      store(p, states[p.key])
+      states[p.key] = nil
+    end
+  end
+  return seen
 end
 
 local over, told, trial = {}, {}, {}
 local refused, others, others_over = ARGV[2] == 'refused', 0, 0
-if mode ~= 'each' then
+do
   for i, p in ipairs(parts) do
     local s = not still and trial[p.key] or copy(states[p.key])
     trial[p.key] = s
     over[i], told[i] = charge(p, s, p.hits, p.back, 1)
-    if p.refuses == 'alone' or (still and p.refuses == 'others') then
+    if p.refuses == 'a' or (still and p.refuses == 'o') then
       refused = refused or over[i]
-    elseif p.refuses == 'others' then
+    elseif p.refuses == 'o' then
       others = others + 1
       if over[i] then others_over = others_over + 1 end
     end
@@ -386,7 +420,7 @@ end
 local seen = {}
 for i, p in ipairs(parts) do
   local s = states[p.key]
-  if mode == 'each' or not refused or (still and over[i]) then
+  if not refused or (still and over[i]) then
     local _, answer = charge(p, s, p.hits, p.back, 1)
     seen[i] = answer
     if p.kind == 'p' and p.back then redis.pcall('PUBLISH', channel, name .. p.key) end

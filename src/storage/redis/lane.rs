@@ -559,6 +559,10 @@ impl Advice for Adviser<'_> {
         self.first_seen.insert(key.hash)
     }
 
+    fn is_one_slot(&self) -> bool {
+        self.backend.is_one_slot()
+    }
+
     fn extra(&mut self, key: &Key, terms: Terms, waiting: u64) -> u64 {
         let (holders, now) = (self.backend.holders(), self.backend.now());
         let mut leases = self.lane.leases();

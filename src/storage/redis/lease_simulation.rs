@@ -158,6 +158,10 @@ impl Random {
 }
 
 impl Advice for Adviser<'_> {
+    fn is_one_slot(&self) -> bool {
+        true
+    }
+
     fn is_first(&mut self, _: &Key) -> bool {
         false
     }

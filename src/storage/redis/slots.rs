@@ -84,6 +84,12 @@ impl Topology {
         self.slots.is_none() || slot(a) == slot(b)
     }
 
+    /// One script can have any keys.
+    #[must_use]
+    pub fn is_one_slot(&self) -> bool {
+        self.slots.is_none()
+    }
+
     /// The nodes; [`node_of`](Self::node_of) tells places among them.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
