@@ -296,6 +296,21 @@ impl Status {
         Self { special, ..status }
     }
 
+    /// Its reset is at a whole second, as the end of a fixed window is.
+    #[must_use]
+    pub fn resets_on_the_second(&self, rules: &RuleSet) -> bool {
+        let detail = self.rule.map(|id| rules.detail(id));
+        let limit = detail.and_then(|it| it.limits.get(usize::from(self.special.told)));
+        let method = limit.and_then(|limit| limit.extra.method);
+        method.is_none_or(|method| {
+            let windows = matches!(
+                method.algorithm,
+                Algorithm::FixedWindow | Algorithm::DistinctValues(_)
+            );
+            windows && method.lockout == 0
+        })
+    }
+
     /// The name of the limit that is told; empty for none.
     #[must_use]
     pub fn name<'r>(&self, rules: &'r RuleSet) -> &'r str {

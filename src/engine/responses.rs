@@ -224,7 +224,14 @@ impl<'a> Facts<'a> {
             reset_seconds: status.reset_seconds,
             reset: match says.reset.unwrap_or_default() {
                 Reset::DeltaSeconds => status.reset_seconds,
-                Reset::UnixTimestamp => now.as_secs().saturating_add(status.reset_seconds),
+                Reset::UnixTimestamp => {
+                    let second = if status.resets_on_the_second(rules) {
+                        now.as_secs()
+                    } else {
+                        Timestamp::default().secs_until(now)
+                    };
+                    second.saturating_add(status.reset_seconds)
+                }
             },
             retry_after: longest.filter(|&seconds| seconds > 0),
             name: status.name(rules),
