@@ -87,6 +87,8 @@ pub struct Tally {
     pub shadow_mode: u64,
     /// Those given back.
     pub given_back: u64,
+    /// Those of a call that a limit which only flags would have refused.
+    pub flagged: u64,
 }
 
 /// The answer to a request.
@@ -289,6 +291,9 @@ impl Status {
             }
             status.tally = Tally::new(planned.hits, sight.refuses(), shadow, sight.seen, policy);
         }
+        if special.flagged != 0 {
+            status.tally.flagged = planned.hits.amount();
+        }
         if status.code == Code::OverLimit {
             // Nobody waits for a turn that does not come.
             special.delay_micros = 0;
@@ -470,6 +475,7 @@ impl Tally {
                 within_limit: 0,
                 shadow_mode: if shadow { over_limit } else { 0 },
                 given_back: 0,
+                flagged: 0,
             };
         }
         Self {

@@ -71,7 +71,7 @@ fn shipped_rules_pass_their_tests() {
     let (out, error, code) = ratekeeper(root, &["test", "config"]);
     assert_eq!(code, Some(0), "{out}{error}");
     assert!(
-        out.starts_with("config/quickstart/quickstart.test.yaml\n"),
+        out.contains("config/quickstart/quickstart.test.yaml\n"),
         "{out}"
     );
     assert!(out.ends_with(" passed, 0 failed\n"), "{out}");
@@ -217,14 +217,21 @@ fn test_files_are_no_rules() {
     assert_eq!(code, Some(0), "{out}{error}");
 }
 
-/// Of the providers' rules every number, made larger by one, fails a test.
+/// Of the rules that are shipped every number, made larger by one, fails a test.
 #[test]
-fn no_limit_of_a_provider_can_change_unnoticed() {
-    let providers = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/providers");
+fn no_shipped_limit_can_change_unnoticed() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let mut changed = 0;
-    for name in ["p0", "p1", "p2", "p3", "p4"] {
-        let rules = fs::read_to_string(providers.join(format!("{name}.yaml"))).unwrap();
-        let tests = fs::read_to_string(providers.join(format!("{name}.test.yaml"))).unwrap();
+    for name in [
+        "quickstart/quickstart",
+        "providers/p0",
+        "providers/p1",
+        "providers/p2",
+        "providers/p3",
+        "providers/p4",
+    ] {
+        let rules = fs::read_to_string(config.join(format!("{name}.yaml"))).unwrap();
+        let tests = fs::read_to_string(config.join(format!("{name}.test.yaml"))).unwrap();
         for (at, larger) in numbers(&rules) {
             let mut mutant = rules.clone();
             let digits = mutant[at..].find(|it: char| !it.is_ascii_digit()).unwrap();

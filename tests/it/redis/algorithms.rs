@@ -219,7 +219,7 @@ async fn together(config: &Config, requests: u64, charge: &str) {
 #[tokio::test]
 async fn each_answers_as_in_memory() {
     let server = Server::plain();
-    each_by_itself(&settings(&server.address()), 1_000, "always").await;
+    each_by_itself(&settings(&server.address()), 2_000, "always").await;
 }
 
 #[tokio::test]
