@@ -22,6 +22,9 @@ use super::{
 pub(super) const MOST_IN_LOG: u32 = 1_000;
 /// Different values that are kept one by one where nothing else is said.
 pub(super) const EXACT_UP_TO: u32 = 1_000;
+/// Different values that are kept one by one before they are estimated, at
+/// most: the change is one step, for Redis, too.
+pub(super) const MOST_EXACT: u32 = 10_000;
 /// Different values that are kept one by one, at most.
 pub(super) const MOST_VALUES: u32 = 1_000_000;
 
@@ -309,6 +312,13 @@ impl Validator<'_, '_> {
         if let (Some(at), false) = (limit.exact_up_to.at(), approximate) {
             let message = "exact_up_to goes with approximate: true only";
             self.problem(at, message, None);
+        }
+        if let Field::Given(number, at) = limit.exact_up_to
+            && number > MOST_EXACT
+        {
+            let message = format!("exact_up_to is at most {MOST_EXACT}, but found {number}");
+            let hint = "all of them go into the estimate at once".to_owned();
+            self.problem(at, message, Some(hint));
         }
         if granted.requests > MOST_VALUES && !approximate {
             let message =

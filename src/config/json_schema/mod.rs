@@ -26,7 +26,7 @@ use self::{
     },
 };
 use super::{
-    limits::EXACT_UP_TO,
+    limits::{EXACT_UP_TO, MOST_EXACT},
     reader::{METADATA, Place},
     responses::RESET,
     schema::{ACCURACY, ALGORITHM, Accuracy, CHARGE, COUNT, Count, Kind, ON_STORE_FAILURE},
@@ -231,7 +231,10 @@ fn fields() -> Vec<Field> {
         field(
             "exact_up_to",
             &[RateLimit],
-            or(whole_number(1), EXACT_UP_TO.into()),
+            or(
+                at_most(whole_number(1), MOST_EXACT.into()),
+                EXACT_UP_TO.into(),
+            ),
             "How many different values are kept one by one before they are estimated.",
         ),
         field(
