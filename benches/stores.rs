@@ -98,6 +98,7 @@ fn charge(store: &MemoryStore, number: u32) {
             window,
             kind: 0,
             last: None,
+            several: false,
         },
         method: None,
         value: b"",

@@ -12,7 +12,7 @@ use crate::{
         algorithm::Observation,
         decision::{Code, Decision, Policy},
         descriptor::{Hits, Request},
-        plan::{Charge, PerDescriptor, Plan},
+        plan::{Charge, PerDescriptor, Plan, Refuses},
         rules::{ChargePolicy, RuleSet},
         time::Timestamp,
     },
@@ -218,7 +218,8 @@ impl Limiter {
             .charge(plan, value, ChargeMode::Always, now, until)
             .await?;
         let repeated = seen.iter().all(|seen| seen.before == seen.after);
-        let refused = seen.iter().any(Observation::is_over);
+        let refuses = value[0].refuses == Refuses::Alone;
+        let refused = refuses && seen.iter().any(Observation::is_over);
         let others = before.iter().chain(after).map(|charge| {
             let mut charge = *charge;
             if repeated || (refused && mode == ChargeMode::AllOrNothing) {

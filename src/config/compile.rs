@@ -224,6 +224,11 @@ impl Validator<'_, '_> {
             self.path.truncate(above);
         }
         for (at, composite) in gates {
+            let opens = |rule: &&RuleDef| composite_key(&rule.key, &rule.value) == composite;
+            if rules.iter().find(opens).is_some_and(|rule| rule.quota_mode) {
+                let message = "opened_by names a rule in quota_mode, which would lose it";
+                self.problem(at, message, None);
+            }
             if !siblings.contains_key(&composite) {
                 let message = format!("opened_by names no rule beside it: '{}'", clip(&composite));
                 let hint =

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use crate::engine::{
-    algorithm::{Algorithm, Distinct, Method, WarmUp, method::MOST_HITS},
+    algorithm::{Algorithm, Distinct, Method, WarmUp, method::MOST_IN_BUCKET},
     calendar::Calendar,
     limit::{Limit, Quota, Unit, Window},
     plan::MOST_LIMITS,
@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Hits that a sliding log remembers, at most.
-pub(super) const MOST_IN_LOG: u32 = 1_000;
+pub(super) const MOST_IN_LOG: u32 = 250;
 /// Different values that are kept one by one where nothing else is said.
 pub(super) const EXACT_UP_TO: u32 = 1_000;
 /// Different values that are kept one by one before they are estimated, at
@@ -71,7 +71,8 @@ impl Validator<'_, '_> {
                 continue;
             };
             let kind = limit.extra.method.map_or(0, |method| method.kind());
-            if !counters.insert((kind, window, &limit.extra.opened_by)) {
+            let counter = (kind, window.seconds(), window.calendar());
+            if !counters.insert((counter, &limit.extra.opened_by)) {
                 let message = "two limits of a descriptor have the same window and algorithm";
                 let hint = "they would share a counter; the smaller one is enough".to_owned();
                 self.problem(at, message, Some(hint));
@@ -198,6 +199,11 @@ impl Validator<'_, '_> {
             return Extra::default();
         };
         let opened_by = match (&limit.opens_for, &limit.opened_by) {
+            (Field::Given(..), Field::Given(value, at)) if value.contains('*') => {
+                let hint = "it is one value, which opens for itself".to_owned();
+                self.problem(*at, "opened_by cannot hold *", Some(hint));
+                None
+            }
             (Field::Given(..), Field::Given(value, _)) => Some((key.to_owned(), value.clone())),
             (Field::Absent, Field::Given(_, at)) => {
                 self.problem(*at, "opened_by needs opens_for", None);
@@ -300,8 +306,8 @@ impl Validator<'_, '_> {
     }
 
     fn check_bucket(&mut self, limit: &RateLimit, burst: u32, max_queue: u32) -> Algorithm {
-        if u64::from(burst) + u64::from(max_queue) > MOST_HITS {
-            let message = format!("burst and max_queue are more than {MOST_HITS}");
+        if u64::from(burst) + u64::from(max_queue) > MOST_IN_BUCKET {
+            let message = format!("burst and max_queue are more than {MOST_IN_BUCKET}");
             self.problem(limit.at, message, None);
         }
         Algorithm::Bucket { burst, max_queue }
@@ -378,6 +384,10 @@ impl Validator<'_, '_> {
         self.only_with(Some(*at), fits, "warm_up", "fixed_window or sliding_window");
         if over.is_empty() {
             self.problem(*at, "warm_up needs over", None);
+        }
+        if *from == 0 {
+            let message = "warm_up needs from, at least 1";
+            self.problem(*at, message, None);
         }
         if *from > granted.requests {
             let message = "warm_up begins with more than the limit";

@@ -66,8 +66,9 @@ pub struct Special {
     pub told: u8,
     /// Limits that are over and only say so, by their place: a bit for each.
     pub flagged: u32,
-    /// Limits that have less left than they give notice of, likewise.
-    pub noticed: u32,
+    /// What is left of a limit that gives notice of it, and of how much: of
+    /// several the one with the least left.
+    pub notice: Option<(u32, u32)>,
     /// Microseconds that the request is to wait for its turn.
     pub delay_micros: u64,
 }
@@ -179,6 +180,25 @@ impl Decision {
         best
     }
 
+    /// The status that clients are told about: of those that refuse the one
+    /// that does so longest.
+    #[must_use]
+    pub fn told(&self) -> Option<(&Status, Limit)> {
+        let refusing = self.statuses.iter().filter_map(|status| {
+            let Grant::Limited(limit) = status.grant else {
+                return None;
+            };
+            let refuses = status.code == Code::OverLimit && !status.quota_mode;
+            refuses.then_some((status, limit))
+        });
+        // 0: nobody can say when, so that is longest.
+        let longest = |(status, _): &(&Status, Limit)| status.retry_seconds.wrapping_sub(1);
+        match self.code {
+            Code::OverLimit => refusing.max_by_key(longest).or_else(|| self.tightest()),
+            Code::Ok => self.tightest(),
+        }
+    }
+
     /// The metadata of the rules that let their descriptor pass, merged in
     /// order; empty when there is none.
     #[must_use]
@@ -263,7 +283,11 @@ impl Status {
                 special.flagged |= bit;
             }
             if sight.gives_notice() {
-                special.noticed |= bit;
+                let left = sight.remaining();
+                let most = u32::try_from(seen.most).unwrap_or(u32::MAX);
+                if special.notice.is_none_or(|(least, _)| left < least) {
+                    special.notice = Some((left, most));
+                }
             }
             if sight.refuses() && !shadow {
                 status.code = Code::OverLimit;
@@ -350,7 +374,11 @@ impl Status {
             replaced: false,
             remaining: u32::try_from(left.unwrap_or(0)).unwrap_or(u32::MAX),
             reset_seconds: now.secs_until(seen.resets),
-            retry_seconds: if over { now.secs_until(seen.passes) } else { 0 },
+            retry_seconds: if over && planned.hits.amount() <= seen.most {
+                now.secs_until(seen.passes)
+            } else {
+                0
+            },
             special: Special::default(),
             quota_mode: policy.quota_mode || rule.is_some_and(|rule| rule.quota_mode),
             tally: Tally::new(planned.hits, over, shadow, seen, policy),

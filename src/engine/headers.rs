@@ -2,7 +2,6 @@
 
 use super::{
     decision::{Code, Decision},
-    plan::Grant,
     rules::RuleSet,
 };
 
@@ -74,11 +73,11 @@ impl Told {
                 let millis = special.delay_micros.div_ceil(1_000);
                 told.delay_millis = told.delay_millis.max(Some(millis));
             }
-            if let (Grant::Limited(limit), true) = (status.grant, special.noticed != 0)
-                && status.remaining < least
+            if let Some((left, most)) = special.notice
+                && left < least
             {
-                least = status.remaining;
-                told.notice = Some((status.remaining.into(), limit.requests.into()));
+                least = left;
+                told.notice = Some((left.into(), most.into()));
             }
             if special.flagged != 0
                 && let Some(rule) = status.rule

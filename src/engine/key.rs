@@ -31,6 +31,8 @@ pub struct CounterKey<'a> {
     pub kind: u8,
     /// Stands in the place of the last entry.
     pub last: Option<Entry<'a>>,
+    /// Its rule has further limits, with other windows.
+    pub several: bool,
 }
 
 /// A secret that clients cannot guess, chosen when the process starts.
@@ -145,6 +147,7 @@ mod tests {
             window: Window::of(unit),
             kind: 0,
             last: None,
+            several: false,
         }
     }
 

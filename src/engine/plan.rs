@@ -207,6 +207,7 @@ impl Planned {
                 window: limit.window,
                 kind: 0,
                 last: None,
+                several: false,
             },
             limit,
             hits: self.hits,
@@ -260,6 +261,7 @@ impl Planned {
         let shared = rule.filter(|(_, rule)| rule.shares);
         let shared = shared.map(|(id, _)| (rules, id));
         let (hits, entries) = (self.hits, descriptor.entries);
+        let several = self.limits(rules).nth(1).is_some();
         self.limits(rules).map(move |(_, limit)| {
             let method = limit.extra.method;
             let mut key = CounterKey {
@@ -269,18 +271,22 @@ impl Planned {
                 window: limit.limit.window,
                 kind: method.map_or(0, |method| method.kind()),
                 last: None,
+                several,
             };
             let mut value: &[u8] = b"";
             match method.map(|method| method.algorithm) {
                 Some(Algorithm::DistinctValues(_)) => {
-                    if let Some((last, others)) = entries.split_last() {
-                        key.entries = others;
+                    if let Some(last) = entries.last() {
+                        key.last = Some(Entry {
+                            key: last.key,
+                            value: b"",
+                        });
                         value = last.value;
                     }
                 }
                 // Gates of any length are opened by the same event.
                 Some(Algorithm::Opened | Algorithm::Event) => {
-                    key.window = Window::of(Unit::Second);
+                    key.window = Window::of(Unit::Day);
                     let opened_by = limit.extra.opened_by.as_ref();
                     key.last = opened_by.map(|(key, value)| Entry {
                         key: key.as_bytes(),

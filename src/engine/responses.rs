@@ -83,7 +83,8 @@ pub enum Field {
     Limit,
     /// Hits left.
     Remaining,
-    /// Seconds until the same hits pass; at least 1.
+    /// Seconds until the same hits pass, or where nobody can say until the
+    /// reset; at least 1.
     RetryAfter,
     /// As [`Reset`] says.
     Reset,
@@ -147,7 +148,7 @@ impl ResponsesDef {
         domain: &str,
         now: Timestamp,
     ) -> Response {
-        let facts = Facts::new(self, told, decision, rules, domain, now);
+        let facts = Facts::new(self, told, rules, domain, now);
         let mut response = Response::default();
         let styles = self.headers.unwrap_or_default();
         let mut header = |name, value: String| response.headers.push((name, value));
@@ -209,15 +210,10 @@ impl<'a> Facts<'a> {
     fn new(
         says: &'a ResponsesDef,
         (status, limit): (&Status, Limit),
-        decision: &Decision,
         rules: &'a RuleSet,
         domain: &'a str,
         now: Timestamp,
     ) -> Self {
-        // As long as the limit that refuses longest.
-        let refusing = decision.statuses.iter();
-        let refusing = refusing.filter(|status| status.code == Code::OverLimit);
-        let longest = refusing.map(|status| status.retry_seconds).max();
         Self {
             limit,
             remaining: status.remaining,
@@ -233,7 +229,7 @@ impl<'a> Facts<'a> {
                     second.saturating_add(status.reset_seconds)
                 }
             },
-            retry_after: longest.filter(|&seconds| seconds > 0),
+            retry_after: Some(status.retry_seconds).filter(|&seconds| seconds > 0),
             name: status.name(rules),
             domain,
             status_text: says.status_text.as_deref().unwrap_or(TOO_MANY),
@@ -265,7 +261,10 @@ impl<'a> Facts<'a> {
         let text = match field {
             Field::Limit => return number(self.limit.requests.into()),
             Field::Remaining => return number(self.remaining.into()),
-            Field::RetryAfter => return number(self.retry_after.unwrap_or(1)),
+            Field::RetryAfter => {
+                let reset = self.reset_seconds.max(1);
+                return number(self.retry_after.unwrap_or(reset));
+            }
             Field::Reset => return number(self.reset),
             Field::Window => return number(self.limit.window.seconds()),
             Field::Name => self.name,

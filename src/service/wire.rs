@@ -474,7 +474,7 @@ pub fn encode(
 /// How the answer looks to clients, where rules say so.
 fn respond(answer: &Answer, domain: &[u8]) -> Option<Response> {
     let (decision, rules) = (&answer.decision, answer.rules());
-    let told = decision.tightest()?;
+    let told = decision.told()?;
     let responses = rules.responses(domain, told.0.rule)?;
     let domain = String::from_utf8_lossy(domain);
     Some(responses.render(told, decision, rules, &domain, answer.now))

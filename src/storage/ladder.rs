@@ -153,7 +153,7 @@ impl Ladder {
                 Hits::Take(hits) if !share.is_over(&counted) => {
                     // A request that is charged all or nothing may have been
                     // refused by another of its limits.
-                    hits.min(counted.after - counted.before)
+                    hits.min(counted.after.saturating_sub(counted.before))
                 }
                 Hits::Take(_) | Hits::GiveBack(_) => 0,
             };

@@ -33,6 +33,7 @@ fn charge(requests: u32, hits: Hits) -> Charge<'static> {
             window: MINUTE,
             kind: 0,
             last: None,
+            several: false,
         },
         method: None,
         value: b"",

@@ -330,7 +330,8 @@ impl MemoryStore {
     /// counted.
     fn lock(&self, table: &mut Table, key: [u64; 2], charge: &Charge<'_>, now: Timestamp) {
         let takes = matches!(charge.hits, Hits::Take(1..));
-        let Some(method) = charge.method.filter(|method| method.lockout > 0 && takes) else {
+        let leaves = |method: &Method| method.lockout > 0 || method.warm_up.is_some();
+        let Some(method) = charge.method.filter(|method| leaves(method) && takes) else {
             return;
         };
         let terms = self.terms(charge, method);

@@ -49,6 +49,7 @@ fn charge(
                 window: Window::of(*unit),
                 kind: 0,
                 last: None,
+                several: false,
             },
             method: None,
             value: b"",
@@ -187,6 +188,7 @@ fn all_or_nothing(store: &MemoryStore, now: Timestamp, asked: &[Asked]) -> Vec<O
                 window,
                 kind: 0,
                 last: None,
+                several: false,
             },
             method: None,
             value: b"",
@@ -510,6 +512,7 @@ fn different_values_are_bounded_like_counters() {
             window,
             kind: b'd',
             last: None,
+            several: false,
         },
         method: Some(Method::plain(Algorithm::DistinctValues(Distinct {
             exact_up_to: u32::MAX,

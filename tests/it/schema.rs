@@ -25,6 +25,7 @@ const BEYOND: &[(&str, &str)] = &[
     ("metadata_too_deep.yaml", "a schema does not count levels"),
     ("not_yaml.yaml", NOT_YAML),
     ("opened_by_nobody.yaml", TWO_PLACES),
+    ("opened_by_quota.yaml", TWO_PLACES),
     ("remember_too_short.yaml", NO_SUMS),
     ("repeated_key.yaml", NOT_YAML),
     ("replaces_itself.yaml", TWO_PLACES),

@@ -21,8 +21,8 @@ use serde_json::{Map, Value, json};
 use self::{
     conditions::conditions,
     values::{
-        at_most, choice, duration, filled, flag, limit_name, list_of, map_of, one_or_several, or,
-        percentage, required_duration, text, unit, visible, whole_number,
+        at_most, choice, duration, filled, flag, limit_name, list_of, map_of, one_or_several,
+        one_value, or, percentage, required_duration, text, unit, visible, whole_number,
     },
 };
 use super::{
@@ -32,7 +32,7 @@ use super::{
     schema::{ACCURACY, ALGORITHM, Accuracy, CHARGE, COUNT, Count, Kind, ON_STORE_FAILURE},
 };
 use crate::engine::{
-    algorithm::method::MOST_HITS, calendar::WEEKDAYS, responses::Reset, rules::ChargePolicy,
+    algorithm::method::MOST_IN_BUCKET, calendar::WEEKDAYS, responses::Reset, rules::ChargePolicy,
 };
 
 /// A key at its places.
@@ -206,14 +206,14 @@ fn fields() -> Vec<Field> {
         field(
             "burst",
             &[RateLimit],
-            at_most(whole_number(1), MOST_HITS),
+            at_most(whole_number(1), MOST_IN_BUCKET),
             "How many hits a bucket lets pass at once: all of a window of a token_bucket, one of a \
              leaky_bucket, if nothing is said.",
         ),
         field(
             "max_queue",
             &[RateLimit],
-            at_most(whole_number(1), MOST_HITS),
+            at_most(whole_number(1), MOST_IN_BUCKET),
             "How many hits of a leaky_bucket may wait for their turn; more are refused.",
         ),
         field(
@@ -258,7 +258,7 @@ fn fields() -> Vec<Field> {
         field(
             "from",
             &[WarmUp],
-            or(whole_number(0), json!(0)),
+            filled(whole_number(1)),
             "Requests of a window at first sight of the counter.",
         ),
         field(
@@ -288,7 +288,7 @@ fn fields() -> Vec<Field> {
         field(
             "opened_by",
             &[RateLimit],
-            text(),
+            one_value(),
             "The value of the descriptor beside this one, with the same key, that opens it.",
         ),
         field(
@@ -485,6 +485,6 @@ mod tests {
         assert_eq!(required("descriptor"), json!(["key"]));
         assert_eq!(required("rate_limit"), json!([]));
         assert_eq!(required("replaced"), json!(["name"]));
-        assert_eq!(required("warm_up"), json!(["over"]));
+        assert_eq!(required("warm_up"), json!(["from", "over"]));
     }
 }

@@ -30,6 +30,14 @@ pub(super) fn visible(mut takes: Value) -> Value {
     takes
 }
 
+/// A value, not a pattern.
+pub(super) fn one_value() -> Value {
+    let mut takes = text();
+    takes["pattern"] = json!("^[^*]*$");
+    takes["patternErrorMessage"] = json!("one value, without *");
+    takes
+}
+
 /// As `takes`, with what holds without it.
 pub(super) fn or(mut takes: Value, default: Value) -> Value {
     takes["default"] = default;

@@ -108,6 +108,10 @@ pub(super) fn bucket(
 
 /// The level at `now`.
 fn drain(old: Bucket, ticks: Ticks, rate: u64, now: u64) -> Bucket {
+    // Written by a clock that was wrong.
+    if old.at > now + ticks.micros().max(10_000_000) {
+        return Bucket { level: 0, at: now };
+    }
     let elapsed = now.saturating_sub(old.at);
     let (whole, part) = (
         elapsed / ticks.tick / ticks.length,

@@ -129,7 +129,10 @@ impl Counter {
         } else {
             self.count(terms, most, hits, now)
         };
-        self.expires = self.end(terms, &observation, now);
+        // A gate is as long as what has opened it says.
+        if terms.method.algorithm != Algorithm::Opened {
+            self.expires = self.end(terms, &observation, now);
+        }
         (observation, done)
     }
 
@@ -142,8 +145,15 @@ impl Counter {
         observation
     }
 
-    /// Refuses everything for as long as `terms` say, and begins anew then.
+    /// Leaves behind what a refusal does, though nothing is counted: refuses
+    /// everything for as long as `terms` say, and begins anew then; has been
+    /// seen, where it warms up from then on.
     pub fn lock(&mut self, terms: &Terms, now: Timestamp) {
+        if let (Some(warm_up), 0) = (terms.method.warm_up, self.first) {
+            self.first = micros(now);
+            let over = u64::from(warm_up.over) * 1_000_000;
+            self.expires = self.expires.max(timestamp(self.first + over));
+        }
         if terms.method.lockout == 0 || self.is_locked(now) {
             return;
         }

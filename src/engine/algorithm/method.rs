@@ -58,8 +58,10 @@ pub struct WarmUp {
     pub over: u32,
 }
 
-/// Hits of one charge that count, at most.
-pub const MOST_HITS: u64 = 1 << 31;
+/// Hits of one charge that count, at most: more than any limit.
+pub const MOST_HITS: u64 = 1 << 32;
+/// Hits that a bucket holds, at most.
+pub const MOST_IN_BUCKET: u64 = 1 << 31;
 
 // === impl Method ===
 

@@ -7,8 +7,9 @@
 //! Values are told apart by 128 bits of a hash. Up to a number of values that
 //! the limit says each is kept; beyond that their number is
 //! estimated from a `HyperLogLog` sketch of 4,096 registers: the standard error is
-//! 1.6 %, a value counts as known if it does not change the sketch, and the
-//! counter costs 4 KiB, however many values there are.
+//! 1.6 %, and the counter costs 4 KiB, however many values there are. Once the
+//! estimate has reached the limit everything is refused until the window ends,
+//! known values too: a sketch cannot tell them apart.
 
 use std::collections::HashMap;
 
@@ -77,13 +78,17 @@ impl Values {
         let before = self.count();
         let (after, done) = match hits {
             Hits::Take(0) => (before, Done::Nothing),
+            // A sketch cannot tell whom it knows once it knows many: at the
+            // limit it refuses all.
+            Hits::Take(_) if self.sketch.is_some() && before >= most => (before + 1, Done::Nothing),
             Hits::Take(_) if known => (before, Done::Nothing),
             Hits::Take(_) => self.add(value, most, distinct, now),
             Hits::GiveBack(0) => (before, Done::Nothing),
             Hits::GiveBack(_) => self.remove(value),
         };
         // A value that is known passes, whatever the count says.
-        let most_now = if known { most.max(before) } else { most };
+        let surely = known && self.sketch.is_none();
+        let most_now = if surely { most.max(before) } else { most };
         let observation = Observation {
             before,
             after,
@@ -188,7 +193,7 @@ impl Values {
         let (register, rank) = place(value);
         let was = sketch.registers[register];
         sketch.raise(register, rank);
-        let after = sketch.estimate();
+        let after = sketch.estimate().max(self.count);
         if after > most {
             sketch.set(register, was);
             return (after, Done::Nothing);

@@ -711,26 +711,39 @@ fn special_sights(reply: Option<Value>, parts: &[&Part]) -> Result<Vec<Seen>, Re
         Some(Value::ServerError(error)) => return Err(Refused::Server(error)),
         _ => return Err(Refused::Nonsense),
     };
+    // The state that was told last of each counter: told again it is `=`.
+    let mut said: SmallVec<[(u128, Vec<u8>); 4]> = SmallVec::new();
     let seen = parts.iter().zip(values);
-    let seen = seen.map(|(part, value)| special_sight(part, value).ok_or(Refused::Nonsense));
+    let seen = seen.map(|(part, value)| {
+        let Value::Array(mut values) = value else {
+            return Err(Refused::Nonsense);
+        };
+        let hash = part.key.hash;
+        if let Some(Value::BulkString(state)) = values.get_mut(1) {
+            let last = said.iter_mut().find(|(key, _)| *key == hash);
+            match last {
+                Some((_, last)) if state == b"=" => state.clone_from(last),
+                Some((_, last)) => last.clone_from(state),
+                None => said.push((hash, state.clone())),
+            }
+        }
+        special_sight(part, &values).ok_or(Refused::Nonsense)
+    });
     seen.collect()
 }
 
-fn special_sight(part: &Part, value: Value) -> Option<Seen> {
-    let Value::Array(values) = value else {
-        return None;
-    };
+fn special_sight(part: &Part, values: &[Value]) -> Option<Seen> {
     let number = |value: &Value| match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
+        Value::Int(number) => Some(u64::try_from(*number).unwrap_or(u64::MAX)),
         _ => None,
     };
     let Some(special) = &part.special else {
-        return match &values[..] {
+        return match values {
             [_, before, after] => Some(Seen::of(number(before)?, number(after)?)),
             _ => None,
         };
     };
-    let stored = match &values[..] {
+    let stored = match values {
         [_, Value::BulkString(state)] => Stored::State(state),
         [_, before, after, known] => Stored::Values {
             before: number(before)?,
@@ -777,7 +790,8 @@ fn sights(reply: Option<Value>, parts: usize) -> Result<Vec<Seen>, Refused> {
         _ => return Err(Refused::Nonsense),
     };
     let number = |value: &Value| match value {
-        Value::Int(count) => Ok(u64::try_from(*count).unwrap_or(0)),
+        // Beyond what Redis counts to.
+        Value::Int(count) => Ok(u64::try_from(*count).unwrap_or(u64::MAX)),
         _ => Err(Refused::Nonsense),
     };
     values

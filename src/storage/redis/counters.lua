@@ -53,14 +53,16 @@ end
 
 local function load(p)
   if p.kind == 'p' then
-    local n = max(0, tonumber(redis.call('GET', p.key) or '0'))
+    local n = min(2 ^ 53, max(0, tonumber(redis.call('GET', p.key) or '0')))
     return {kind = 'p', n = n, was = n}
   end
   if p.kind == 'd' then
     local s = {kind = 'd', added = {}, new = 0, raised = {}}
     if redis.call('TYPE', p.key).ok == 'string' then
       local head = redis.call('GETRANGE', p.key, 0, 47)
-      if tonumber(string.sub(head, 1, 16)) == p.start then
+      s.start = tonumber(string.sub(head, 1, 16))
+      -- A later window's is not for a request that comes late to forget.
+      if s.start >= p.start then
         s.sum, s.zeros = tonumber(string.sub(head, 17, 32)), tonumber(string.sub(head, 33, 48))
       else
         redis.call('DEL', p.key)
@@ -112,12 +114,15 @@ local function clear(s)
   if s.log then s.log = {} end
 end
 
+-- What a refusal leaves behind, though nothing is counted.
 local function lock(p, s)
-  if p.kind ~= 'p' and p.lockout > 0 and p.hits > 0 and not p.back and p.now >= s.locked then
+  if p.kind == 'p' or p.kind == 'd' or p.hits == 0 or p.back then return end
+  if p.from >= 0 and s.first == 0 then s.first = p.now end
+  if p.lockout > 0 and p.now >= s.locked then
     clear(s)
     s.locked = p.now + p.lockout
-    s.text = write(s)
   end
+  s.text = write(s)
 end
 
 -- Above which count it is over.
@@ -164,6 +169,8 @@ function step.s(p, s, hits, back, most)
 end
 
 function step.b(p, s, hits, back, most)
+  -- Written by a clock that was wrong.
+  if s.b > p.now + max(p.micros, 10 * SECOND) then s.a, s.b = 0, p.now end
   local elapsed = max(0, p.now - s.b)
   local ticks = floor(elapsed / p.tick)
   local rate = p.requests * ONE
@@ -181,6 +188,7 @@ function step.b(p, s, hits, back, most)
 end
 
 function step.l(p, s, hits, back, most)
+  if #s.log > 0 and s.log[#s.log][1] > p.now + max(p.micros, 10 * SECOND) then s.log = {} end
   local log = s.log
   local now = #log > 0 and max(p.now, log[#log][1]) or p.now
   local before = 0
@@ -245,8 +253,10 @@ local function values(p, s, hits, back)
     local before = estimate(s.sum, s.zeros)
     local register, rank, sum, zeros = raise(p, s, p.value)
     local known = register == nil
-    if back or hits == 0 or known then return before, before, known end
-    local after = estimate(sum, zeros)
+    if back or hits == 0 then return before, before, false end
+    if before >= p.full then return before, before + 1, false end
+    if known then return before, before, false end
+    local after = max(before, estimate(sum, zeros))
     if after <= p.full then s.raised[register], s.sum, s.zeros = rank, sum, zeros end
     return before, after, false
   end
@@ -278,7 +288,7 @@ local function values(p, s, hits, back)
       if register then s.raised[register], s.sum, s.zeros = rank, sum, zeros end
     end
     local register, rank, sum, zeros = raise(p, s, p.value)
-    local after = estimate(sum or s.sum, zeros or s.zeros)
+    local after = max(before, estimate(sum or s.sum, zeros or s.zeros))
     if register and after <= p.full then s.raised[register], s.sum, s.zeros = rank, sum, zeros end
     return before, after, false
   end
@@ -291,7 +301,7 @@ end
 local function charge(p, s, hits, back, counted)
   if p.kind == 'p' then
     local before = s.n
-    s.n = back and max(0, s.n - hits) or s.n + hits
+    s.n = back and max(0, s.n - hits) or min(2 ^ 53, s.n + hits)
     return not back and s.n > p.limit, {counted, before, s.n}
   end
   if p.kind == 'd' then
@@ -331,7 +341,7 @@ local function ends(p, s)
   return expires
 end
 
-local function millis(p, expires) return shown(max(1, ceil((expires - p.now) / 1000)) + 5000) end
+local function millis(p, expires) return shown(min(1e14, max(1, ceil((expires - p.now) / 1000))) + 5000) end
 
 local function store_values(p, s)
   local lives = millis(p, max(p.ends, p.now + p.keep))
@@ -345,7 +355,7 @@ local function store_values(p, s)
       for register, rank in pairs(s.raised) do
         redis.call('SETRANGE', p.key, 48 + register, string.char(rank))
       end
-      local head = string.format('%016.0f%016.0f%016.0f', p.start, s.sum, s.zeros)
+      local head = string.format('%016.0f%016.0f%016.0f', s.fresh and p.start or s.start, s.sum, s.zeros)
       redis.call('SETRANGE', p.key, 0, head)
       redis.call('PEXPIRE', p.key, lives)
     end
@@ -379,6 +389,23 @@ local function store(p, s)
 end
 
 local parts, states = {}, {}
+
+-- Stores every state once, and leaves out of the answers what was just said.
+local function finish(seen)
+  local longest, said = {}, {}
+  for i, p in ipairs(parts) do
+    local other = longest[p.key]
+    if not other or p.kind == 'p' or p.ends >= other.ends then longest[p.key] = p end
+    local answer = seen[i]
+    if #answer == 2 then
+      local text = answer[2]
+      if said[p.key] == text then answer[2] = '=' end
+      said[p.key] = text
+    end
+  end
+  for key, p in pairs(longest) do store(p, states[key]) end
+  return seen
+end
 for i, key in ipairs(KEYS) do
   parts[i] = read(key, ARGV[i + 4])
   states[key] = states[key] or load(parts[i])
@@ -390,14 +417,7 @@ if mode == 'each' then
     local _, answer = charge(p, states[p.key], p.hits, p.back, 1)
     seen[i] = answer
   end
-  for i = #parts, 1, -1 do
-    local p = parts[i]
-    if states[p.key] then
-      store(p, states[p.key])
-      states[p.key] = nil
-    end
-  end
-  return seen
+  return finish(seen)
 end
 
 local over, told, trial = {}, {}, {}
@@ -432,12 +452,4 @@ for i, p in ipairs(parts) do
     seen[i] = answer
   end
 end
-local stored = {}
-for i = #parts, 1, -1 do
-  local p = parts[i]
-  if not stored[p.key] then
-    stored[p.key] = true
-    store(p, states[p.key])
-  end
-end
-return seen
+return finish(seen)

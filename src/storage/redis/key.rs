@@ -65,7 +65,10 @@ impl Keys {
         let start = key.window.start(now);
         out.clear();
         out.extend_from_slice(&self.prefix);
+        // The reference knows no two windows of one rule, and no calendar.
+        let ours = key.several || key.window.calendar().is_some();
         match self.format {
+            Format::Reference if ours => write_canonical(key, start, out),
             Format::Canonical => write_canonical(key, start, out),
             Format::Reference => write_reference(key, start, out),
         }
@@ -166,6 +169,7 @@ mod tests {
             window: Window::of(unit),
             kind: 0,
             last: None,
+            several: false,
         };
         let mut out = b"left over".to_vec();
         Keys::new(format, prefix, HashSeed(1, 2)).write(&key, AT, &mut out);
@@ -215,6 +219,7 @@ mod tests {
             window: Window::of(Unit::Hour),
             kind: 0,
             last: None,
+            several: false,
         };
         let keys = Keys::new(Format::Canonical, "", HashSeed(1, 2));
         let end = keys.write(&key, AT, &mut vec![]);

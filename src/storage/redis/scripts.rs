@@ -102,11 +102,11 @@ local refused, others, others_over = ARGV[2] == 'refused', 0, 0
 for i, key in ipairs(KEYS) do
   local at = i * 4 + 1
   if not real[key] then
-    real[key] = math.max(0, tonumber(redis.call('GET', key) or '0'))
+    real[key] = math.min(2 ^ 53, math.max(0, tonumber(redis.call('GET', key) or '0')))
     count[key] = real[key]
   end
   if still then before[i] = real[key] else before[i] = count[key] end
-  after[i] = math.max(0, before[i] + tonumber(ARGV[at]))
+  after[i] = math.min(2 ^ 53, math.max(0, before[i] + tonumber(ARGV[at])))
   count[key] = after[i]
   local gives_back = string.sub(ARGV[at], 1, 1) == '-'
   over[i] = not gives_back and after[i] > tonumber(ARGV[at + 1])
@@ -123,7 +123,7 @@ for i, key in ipairs(KEYS) do
   local at = i * 4 + 1
   if not refused or (still and over[i]) then
     before[i] = real[key]
-    after[i] = math.max(0, before[i] + tonumber(ARGV[at]))
+    after[i] = math.min(2 ^ 53, math.max(0, before[i] + tonumber(ARGV[at])))
     if after[i] ~= before[i] then
       redis.call('SET', key, string.format('%.0f', after[i]), 'KEEPTTL')
       if redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, ARGV[at + 3]) end
