@@ -6,6 +6,7 @@
 //! without value and `a` with value `b` are the same child.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
@@ -346,7 +347,7 @@ impl RuleSet {
     /// How an answer that tells of `rule` looks; `None` as nearly always, for
     /// as usual.
     #[must_use]
-    pub fn responses(&self, domain: &[u8], rule: Option<RuleId>) -> Option<ResponsesDef> {
+    pub fn responses(&self, domain: &[u8], rule: Option<RuleId>) -> Option<Cow<'_, ResponsesDef>> {
         if !self.has_responses {
             return None;
         }
@@ -354,8 +355,8 @@ impl RuleSet {
         let of_domain = of_domain.and_then(|root| self.detail(root).responses.as_deref());
         let of_rule = rule.and_then(|id| self.detail(id).responses.as_deref());
         match (of_rule, of_domain) {
-            (Some(rule), Some(domain)) => Some(rule.or(domain)),
-            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (Some(rule), Some(domain)) => Some(Cow::Owned(rule.or(domain))),
+            (Some(one), None) | (None, Some(one)) => Some(Cow::Borrowed(one)),
             (None, None) => None,
         }
     }

@@ -452,15 +452,15 @@ impl MemoryStore {
             // A look, or a refund of nothing: no counter is needed to say so.
             return step.observation;
         }
-        self.insert(table, key, charge, step, now)
+        self.insert(table, key, step, hits, now)
     }
 
     fn insert(
         &self,
         table: &mut Table,
         key: [u64; 2],
-        charge: &Charge<'_>,
         step: Step,
+        hits: Hits,
         now: Timestamp,
     ) -> Observation {
         if self.reserve(table, now) {
@@ -470,21 +470,7 @@ impl MemoryStore {
             });
             return step.observation;
         }
-        match self.config.when_full {
-            WhenFull::Allow => {
-                self.uncounted.fetch_add(1, Ordering::Relaxed);
-                step.observation
-            }
-            WhenFull::Deny | WhenFull::EvictExpiringSoonest => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                let before = u64::from(charge.limit.requests);
-                Observation {
-                    before,
-                    after: before.saturating_add(step.observation.after),
-                    ..step.observation
-                }
-            }
-        }
+        self.beyond(step.observation, hits)
     }
 
     /// Makes sure that one more counter may be held, and counts it.

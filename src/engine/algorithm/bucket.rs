@@ -50,57 +50,39 @@ pub(super) fn bucket(
     };
     // The old state is not rounded.
     let exact = if state.level > 0 { old } else { state };
-    let hits = match hits {
-        Hits::GiveBack(hits) => {
-            let given = hits.min(MOST_HITS) * ONE;
-            let new = Bucket {
-                level: state.level.saturating_sub(given),
-                ..state
-            };
-            let observation = Observation {
-                before,
-                after: new.level.div_ceil(ONE),
-                most,
-                resets: after_draining(new, new.level),
-                passes: now,
-            };
-            return (new, observation);
-        }
-        Hits::Take(hits) => hits.min(MOST_HITS),
+    // When no more than so many hits of all that there are then are left.
+    let down_to = |hits: u64, left: u64| {
+        after_draining(exact, (exact.level + hits * ONE).saturating_sub(left * ONE))
     };
-    let total = state.level + hits * ONE;
-    let after = total.div_ceil(ONE);
-    if after > most {
-        let passes = if hits > most {
-            Timestamp::MAX
-        } else {
-            after_draining(exact, (exact.level + hits * ONE).saturating_sub(most * ONE))
-        };
-        let observation = Observation {
-            before,
-            after,
-            most,
-            resets: after_draining(exact, exact.level),
-            passes,
-        };
-        return (state, observation);
-    }
-    let new = Bucket {
-        level: total,
-        ..state
+    let gives_back = matches!(hits, Hits::GiveBack(_));
+    let amount = hits.amount().min(MOST_HITS) * ONE;
+    let (level, hits) = match hits {
+        Hits::GiveBack(_) => (state.level.saturating_sub(amount), 0),
+        Hits::Take(_) => (state.level + amount, amount / ONE),
     };
-    let at_once = u64::from(burst).max(hits) * ONE;
-    let all = exact.level + hits * ONE;
-    let passes = if total > at_once && hits > 0 {
-        after_draining(exact, all.saturating_sub(at_once))
+    let after = level.div_ceil(ONE);
+    let fits = gives_back || after <= most;
+    let new = if fits {
+        Bucket { level, ..state }
     } else {
-        now
+        state
+    };
+    let at_once = u64::from(burst).max(hits);
+    let passes = match fits {
+        false if hits > most => Timestamp::MAX,
+        false => down_to(hits, most),
+        true if level > at_once * ONE && hits > 0 => down_to(hits, at_once),
+        true => now,
     };
     let observation = Observation {
         before,
         after,
         most,
-        resets: after_draining(new, new.level),
+        resets: if fits {
+            after_draining(new, new.level)
+        } else {
+            after_draining(exact, exact.level)
+        },
         passes,
     };
     (new, observation)
@@ -108,8 +90,7 @@ pub(super) fn bucket(
 
 /// The level at `now`.
 fn drain(old: Bucket, ticks: Ticks, rate: u64, now: u64) -> Bucket {
-    // Written by a clock that was wrong.
-    if old.at > now + ticks.micros().max(10_000_000) {
+    if old.at > ticks.latest(now) {
         return Bucket { level: 0, at: now };
     }
     let elapsed = now.saturating_sub(old.at);

@@ -260,8 +260,7 @@ impl Counter {
 
     /// While it is locked nothing is counted.
     fn locked(&self, most: u64, hits: Hits) -> Observation {
-        let until = timestamp(self.locked);
-        let never = hits.amount() > most;
+        let (resets, passes) = self.unlocks(most, hits);
         Observation {
             before: most,
             after: match hits {
@@ -269,9 +268,16 @@ impl Counter {
                 Hits::GiveBack(_) => most,
             },
             most,
-            resets: until,
-            passes: if never { Timestamp::MAX } else { until },
+            resets,
+            passes,
         }
+    }
+
+    /// When it is not locked any more, and when `hits` pass.
+    fn unlocks(&self, most: u64, hits: Hits) -> (Timestamp, Timestamp) {
+        let until = timestamp(self.locked);
+        let never = hits.amount() > most;
+        (until, if never { Timestamp::MAX } else { until })
     }
 
     fn count(
@@ -289,10 +295,7 @@ impl Counter {
         let refuses = matches!(hits, Hits::Take(1..)) && observation.is_over();
         if refuses && terms.method.lockout > 0 {
             self.lock(terms, now);
-            let until = timestamp(self.locked);
-            let never = hits.amount() > most;
-            observation.resets = until;
-            observation.passes = if never { Timestamp::MAX } else { until };
+            (observation.resets, observation.passes) = self.unlocks(most, hits);
         }
         (observation, done)
     }

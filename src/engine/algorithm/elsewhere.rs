@@ -10,6 +10,7 @@ use super::{
     counter::{Counter, Terms},
     method::{Algorithm, MOST_HITS},
     ticks::{Ticks, micros},
+    values::observed,
 };
 use crate::engine::{descriptor::Hits, time::Timestamp};
 
@@ -115,19 +116,8 @@ impl Terms {
                 known,
             } => {
                 let most = u64::from(self.limit.requests);
-                let most_now = if known { most.max(before) } else { most };
                 let end = self.limit.window.end(now);
-                Some(Observation {
-                    before,
-                    after,
-                    most: most_now,
-                    resets: end,
-                    passes: match (after > most_now, most) {
-                        (false, _) => now,
-                        (true, 0) => Timestamp::MAX,
-                        (true, _) => end,
-                    },
-                })
+                Some(observed((before, after), known, most, end, now))
             }
         }
     }

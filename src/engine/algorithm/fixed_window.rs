@@ -4,11 +4,8 @@
 //! Example: 3 per hour, hits at 10:10, 10:20, 10:59, 10:59, 11:00. The fourth
 //! sees a count of 4 and is over; the fifth begins a new window and sees 1.
 
-use super::{Cell, Observation, Step};
+use super::{Cell, Observation, Step, ticks::MOST_AHEAD};
 use crate::engine::{descriptor::Hits, limit::Limit, time::Timestamp};
-
-/// By how many seconds a clock may have been ahead, whatever the window.
-const MOST_AHEAD: u64 = 10;
 
 /// Counts `hits` in the window of `now`.
 ///

@@ -24,10 +24,10 @@ pub(super) fn sliding_log(
     hits: Hits,
     now: Timestamp,
 ) -> Observation {
-    let length = Ticks::of(window).micros();
-    // Written by a clock that was wrong.
-    let ahead = micros(now) + length.max(10_000_000);
-    if log.back().is_some_and(|&(last, _)| last > ahead) {
+    let ticks = Ticks::of(window);
+    let length = ticks.micros();
+    let latest = ticks.latest(micros(now));
+    if log.back().is_some_and(|&(last, _)| last > latest) {
         log.clear();
     }
     // A clock that steps back does not bring old hits to life again.

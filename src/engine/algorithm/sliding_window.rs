@@ -38,7 +38,7 @@ pub(super) fn sliding_window(
 ) -> (Sliding, Observation) {
     let ticks = Ticks::of(window);
     let length = ticks.micros();
-    let state = shift(old, window.start(now).saturating_mul(1_000_000), length);
+    let state = shift(old, window.start(now).saturating_mul(1_000_000), ticks);
     let elapsed = micros(now).saturating_sub(state.start).min(length) / ticks.tick;
     let covered = |last: u64| {
         let left = ticks.length - elapsed;
@@ -47,65 +47,42 @@ pub(super) fn sliding_window(
         u64::try_from(product.div_ceil(ticks.length.into())).unwrap_or(u64::MAX)
     };
     let before = covered(state.last) + state.count;
-    match hits {
-        Hits::GiveBack(hits) => {
-            let hits = hits.min(MOST_HITS);
-            let of_last = hits.saturating_sub(state.count);
+    let amount = hits.amount().min(MOST_HITS);
+    let (new, after, passes) = match hits {
+        Hits::GiveBack(_) => {
+            let of_last = amount.saturating_sub(state.count);
             let new = Sliding {
-                count: state.count.saturating_sub(hits),
+                count: state.count.saturating_sub(amount),
                 last: state.last.saturating_sub(of_last),
                 ..state
             };
-            let after = covered(new.last) + new.count;
-            (
-                new,
-                Observation {
-                    before,
-                    after,
-                    most,
-                    resets: empties(new, length, now),
-                    passes: now,
-                },
-            )
+            (new, covered(new.last) + new.count, now)
         }
-        Hits::Take(hits) => {
-            let hits = hits.min(MOST_HITS);
-            let after = before + hits;
-            let fits = after <= most;
-            let new = if fits {
-                Sliding {
-                    count: state.count + hits,
-                    ..state
-                }
-            } else {
-                state
+        Hits::Take(_) if before + amount <= most => {
+            let new = Sliding {
+                count: state.count + amount,
+                ..state
             };
-            let passes = if fits {
-                now
-            } else {
-                passes(state, most, hits, ticks)
-            };
-            (
-                new,
-                Observation {
-                    before,
-                    after,
-                    most,
-                    resets: empties(new, length, now),
-                    passes,
-                },
-            )
+            (new, before + amount, now)
         }
-    }
+        Hits::Take(_) => (state, before + amount, passes(state, most, amount, ticks)),
+    };
+    let observation = Observation {
+        before,
+        after,
+        most,
+        resets: empties(new, length, now),
+        passes,
+    };
+    (new, observation)
 }
 
 /// The state as of the window that begins at `start`.
-fn shift(old: Sliding, start: u64, length: u64) -> Sliding {
-    let ahead = start + length.max(10_000_000);
-    if (start..=ahead).contains(&old.start) {
+fn shift(old: Sliding, start: u64, ticks: Ticks) -> Sliding {
+    if (start..=ticks.latest(start)).contains(&old.start) {
         // Or from a clock that is a little ahead.
         old
-    } else if old.start.saturating_add(length) == start {
+    } else if old.start.saturating_add(ticks.micros()) == start {
         Sliding {
             start,
             last: old.count,

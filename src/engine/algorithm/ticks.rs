@@ -16,6 +16,8 @@ pub(super) struct Ticks {
     pub(super) length: u64,
 }
 
+/// By how many seconds a clock may have been ahead, whatever the window.
+pub(super) const MOST_AHEAD: u64 = 10;
 /// Windows up to so many seconds are counted in microseconds.
 const FINE: u64 = 3_600;
 
@@ -41,6 +43,12 @@ impl Ticks {
     /// The window's length in microseconds.
     pub(super) fn micros(self) -> u64 {
         self.tick * self.length
+    }
+
+    /// The latest time, in microseconds, of a state that is to be believed at
+    /// `now`: one from later on was written by a clock that was wrong.
+    pub(super) fn latest(self, now: u64) -> u64 {
+        now + self.micros().max(MOST_AHEAD * 1_000_000)
     }
 }
 

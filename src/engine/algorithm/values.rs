@@ -86,21 +86,8 @@ impl Values {
             Hits::GiveBack(0) => (before, Done::Nothing),
             Hits::GiveBack(_) => self.remove(value),
         };
-        // A value that is known passes, whatever the count says.
         let surely = known && self.sketch.is_none();
-        let most_now = if surely { most.max(before) } else { most };
-        let observation = Observation {
-            before,
-            after,
-            most: most_now,
-            resets: end,
-            passes: match (after > most_now, most) {
-                (false, _) => now,
-                (true, 0) => Timestamp::MAX,
-                (true, _) => end,
-            },
-        };
-        (observation, done)
+        (observed((before, after), surely, most, end, now), done)
     }
 
     /// Takes back what a charge did.
@@ -214,6 +201,29 @@ impl Values {
             }
             None => (self.count, Done::Nothing),
         }
+    }
+}
+
+/// What is told of counts before and after; a value that is surely known
+/// passes, whatever they say.
+pub(super) fn observed(
+    (before, after): (u64, u64),
+    known: bool,
+    most: u64,
+    end: Timestamp,
+    now: Timestamp,
+) -> Observation {
+    let most_now = if known { most.max(before) } else { most };
+    Observation {
+        before,
+        after,
+        most: most_now,
+        resets: end,
+        passes: match (after > most_now, most) {
+            (false, _) => now,
+            (true, 0) => Timestamp::MAX,
+            (true, _) => end,
+        },
     }
 }
 
