@@ -343,7 +343,8 @@ impl Counter {
                 };
                 let (new, observation) = bucket(terms.limit, burst, most, old, hits, now);
                 // Neither a refusal nor a look leaves a trace of rounding.
-                if !observation.is_over() && hits.amount() > 0 {
+                let refused = matches!(hits, Hits::Take(_)) && observation.is_over();
+                if !refused && hits.amount() > 0 {
                     self.state = State::Bucket(new);
                 }
                 observation

@@ -67,6 +67,18 @@ fn a_token_bucket_passes_its_burst_and_then_one_after_the_other() {
     assert_eq!(passed, expected);
 }
 
+/// The level may be above a limit that has been lowered.
+#[test]
+fn a_refund_counts_while_a_bucket_is_too_full() {
+    let (full, lowered) = (terms(bucket(10, 0), 10, 60), terms(bucket(5, 0), 5, 60));
+    let mut counter = Counter::default();
+    assert!(!take(&mut counter, &full, 10, 0).is_over());
+    for after in [8, 6] {
+        let (seen, _) = counter.charge(&lowered, Hits::GiveBack(2), timestamp(TEN));
+        assert_eq!(seen.after, after);
+    }
+}
+
 #[test]
 fn a_leaky_bucket_says_how_long_to_wait() {
     // 2 a second, the first at once, three more wait.
