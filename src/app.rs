@@ -19,6 +19,7 @@ use tonic_health::server::HealthReporter;
 use crate::{
     config,
     limiter::Limiter,
+    rulebook::Rulebook,
     service::{
         connection::Shared,
         grpc::Api,
@@ -67,7 +68,7 @@ pub enum Ended {
 /// The service, ready to run.
 pub struct App {
     config: Config,
-    limiter: Arc<Limiter>,
+    rulebook: Arc<Rulebook>,
     grpc: Listener,
     http: Listener,
 }
@@ -100,10 +101,10 @@ struct Running {
 impl App {
     /// Puts the service together; nothing is accepted yet.
     #[must_use]
-    pub fn new(config: Config, limiter: Arc<Limiter>, grpc: Listener, http: Listener) -> Self {
+    pub fn new(config: Config, rulebook: Arc<Rulebook>, grpc: Listener, http: Listener) -> Self {
         Self {
             config,
-            limiter,
+            rulebook,
             grpc,
             http,
         }
@@ -124,20 +125,21 @@ impl App {
     }
 
     async fn start(self) -> anyhow::Result<Running> {
+        let limiter = Arc::clone(self.rulebook.limiter());
         // For `/json`, which is served on this thread.
-        self.limiter.store().take_seat();
+        limiter.store().take_seat();
         let (draining, draining_seen) = watch::channel(false);
         let (closing, closing_seen) = watch::channel(false);
         let (ending, ending_seen) = watch::channel(false);
         let api = Arc::new(Api {
-            limiter: Arc::clone(&self.limiter),
+            limiter: Arc::clone(&limiter),
             bounds: self.config.bounds,
             response: self.config.response,
             compat: self.config.compat,
             unknown_code: self.config.unknown_code,
         });
         let (routes, reporter) = health::routes().context("gRPC reflection")?;
-        health::say(&reporter, self.limiter.store().is_ready()).await;
+        health::say(&reporter, limiter.store().is_ready()).await;
         let limits = self.config.limits;
         let duty = Duty {
             shared: Arc::new(Shared::new(Arc::clone(&api), limits, routes)),
@@ -152,6 +154,7 @@ impl App {
             .context("cannot start a worker")?;
         let http = Http {
             api,
+            rulebook: self.rulebook,
             limits,
             draining: draining_seen,
             show_rules: config::to_json,
@@ -160,12 +163,12 @@ impl App {
             draining,
             closing,
             ending,
-            becoming_ready: tokio::spawn(become_ready(Arc::clone(&self.limiter), reporter.clone())),
+            becoming_ready: tokio::spawn(become_ready(Arc::clone(&limiter), reporter.clone())),
             health: reporter,
             accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
             http: tokio::spawn(http::serve(self.http, Arc::new(http), closing_seen)),
             workers,
-            housekeeping: tokio::spawn(keep_house(self.limiter)),
+            housekeeping: tokio::spawn(keep_house(limiter)),
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A rate-limit decision service. One request goes [`service`] →
 //! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
-//! → [`service`]. Rules come from [`config`]; [`app`] puts everything
+//! → [`service`]. Rules come from [`config`], by way of the [`rulebook`] when
+//! they change ([`watch`]); [`app`] puts everything
 //! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
 //! where time comes from.
 
@@ -14,8 +15,10 @@ pub mod engine;
 pub mod limiter;
 pub mod load;
 pub mod proto;
+pub mod rulebook;
 pub mod ruletest;
 pub mod service;
 pub mod settings;
 pub mod storage;
 pub mod telemetry;
+pub mod watch;

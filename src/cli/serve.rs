@@ -15,6 +15,7 @@ use crate::{
     config,
     engine::{key::HashSeed, rules::RuleSet},
     limiter::Limiter,
+    rulebook::Rulebook,
     service::listener::Listener,
     settings::{Choice, GrpcAddress, RulesSource, Serve},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
@@ -34,30 +35,29 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     crate::telemetry::logging::start(level, format);
     allow_connections();
     let limiter = Arc::new(limiter(arguments)?);
+    let rulebook = Arc::new(Rulebook::new(limiter, Clock::System));
     let source = arguments.rules_source()?;
     match load(&source) {
         Ok((rules, summary)) => {
-            limiter.set_rules(rules);
+            rulebook.adopt(rules);
             println!("{summary}");
         }
         // The reference serves on, and answers each call that it has no rules.
-        Err(error) if arguments.compat => {
-            tracing::error!("Error loading new configuration: {error:#}");
-        }
+        Err(error) if arguments.compat => rulebook.refuse(format_args!("{error:#}")),
         Err(error) => return Err(error),
     }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(arguments, limiter));
+    let ended = runtime.block_on(serve(arguments, rulebook));
     // A name that is still being looked up holds nobody up.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitCode> {
+async fn serve(arguments: &Serve, rulebook: Arc<Rulebook>) -> anyhow::Result<ExitCode> {
     let signals = signals()?;
-    look_for_store(&limiter).await;
+    look_for_store(rulebook.limiter()).await;
     let grpc = match arguments.grpc_address() {
         GrpcAddress::Tcp(address) => Listener::tcp(address)
             .with_context(|| format!("cannot listen for gRPC on {address}"))?,
@@ -69,7 +69,7 @@ async fn serve(arguments: &Serve, limiter: Arc<Limiter>) -> anyhow::Result<ExitC
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
     println!("gRPC listens on {grpc}");
     println!("HTTP listens on {http}");
-    let app = App::new(arguments.app()?, limiter, grpc, http);
+    let app = App::new(arguments.app()?, rulebook, grpc, http);
     match app.run(signals).await? {
         Ended::Drained => {}
         Ended::TimedOut => tracing::warn!("some connections did not finish in time"),

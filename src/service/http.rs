@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     engine::rules::RuleSet, limiter::LimitError,
-    proto::envoy::service::ratelimit::v3::rate_limit_response::Code,
+    proto::envoy::service::ratelimit::v3::rate_limit_response::Code, rulebook::Rulebook,
 };
 
 /// Bytes of a `/json` body.
@@ -66,6 +66,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// What the handlers need.
 pub(crate) struct Http {
     pub(crate) api: Arc<Api>,
+    /// The rules, and what became of tries to change them.
+    pub(crate) rulebook: Arc<Rulebook>,
     pub(crate) limits: Limits,
     /// Turns true when the process goes down.
     pub(crate) draining: watch::Receiver<bool>,
@@ -198,6 +200,17 @@ async fn with_deadline(deadline: Duration, request: Request, next: Next) -> Resp
     }
 }
 
+/// What became of tries to load rules.
+fn loads(rulebook: &Rulebook) -> Value {
+    let loads = rulebook.loads();
+    serde_json::json!({
+        "successes": loads.successes,
+        "failures": loads.failures,
+        "trouble": loads.trouble.as_deref(),
+        "domains": loads.domains,
+    })
+}
+
 async fn health(State(handlers): State<Handlers>) -> Response {
     let why = if *handlers.http.draining.borrow() {
         "going down"
@@ -218,6 +231,7 @@ async fn store(State(handlers): State<Handlers>) -> Response {
     let limiter = &handlers.http.api.limiter;
     let mut shown = limiter.store().to_json();
     shown["decided_without"] = serde_json::json!(limiter.ladder().stats());
+    shown["rules"] = loads(&handlers.http.rulebook);
     Json(shown).into_response()
 }
 

@@ -14,9 +14,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("storage", &["storage", "engine", "clock"]),
     ("telemetry", &["telemetry", "engine"]),
     ("limiter.rs", &["engine", "clock", "storage", "telemetry"]),
+    ("rulebook.rs", &["engine", "clock", "limiter"]),
+    ("watch.rs", &[]),
     (
         "service",
-        &["service", "limiter", "engine", "telemetry", "proto"],
+        &[
+            "service",
+            "limiter",
+            "rulebook",
+            "watch",
+            "engine",
+            "telemetry",
+            "proto",
+        ],
     ),
     ("load", &["load", "proto"]),
     (

@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use ratekeeper::{
     app::{App, Config},
-    clock::ManualClock,
+    clock::{Clock, ManualClock},
     engine::time::Timestamp,
     limiter::LimitError,
     proto::envoy::{
@@ -20,6 +20,7 @@ use ratekeeper::{
             rate_limit_service_client::RateLimitServiceClient,
         },
     },
+    rulebook::Rulebook,
     service::{
         limits::Limits,
         listener::Listener,
@@ -70,7 +71,8 @@ impl Grpc {
         let local = (Ipv4Addr::LOCALHOST, 0).into();
         let (grpc, http) = (Listener::tcp(local)?, Listener::tcp(local)?);
         let address = grpc.address().context("a TCP listener has an address")?;
-        let app = App::new(config(case)?, Arc::new(limiter), grpc, http);
+        let rulebook = Rulebook::new(Arc::new(limiter), Clock::Manual(clock.clone()));
+        let app = App::new(config(case)?, Arc::new(rulebook), grpc, http);
         let (signals, received) = mpsc::channel(1);
         runtime.spawn(app.run(received));
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
