@@ -11,6 +11,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod counts;
 pub mod engine;
 pub mod limiter;
 pub mod load;

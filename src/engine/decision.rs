@@ -90,6 +90,8 @@ pub struct Tally {
     pub given_back: u64,
     /// Those of a call that a limit which only flags would have refused.
     pub flagged: u64,
+    /// Those beyond the limit that were refused without asking a store.
+    pub known_over: u64,
 }
 
 /// The answer to a request.
@@ -502,8 +504,8 @@ impl Tally {
                 near_limit: limit.saturating_sub(near.max(seen.before)),
                 within_limit: 0,
                 shadow_mode: if shadow { over_limit } else { 0 },
-                given_back: 0,
-                flagged: 0,
+                known_over: if seen.known { over_limit } else { 0 },
+                ..Self::default()
             };
         }
         Self {

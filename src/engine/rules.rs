@@ -332,6 +332,18 @@ impl RuleSet {
         self.len() == 0
     }
 
+    /// How many numbers rules have.
+    #[must_use]
+    pub fn numbers(&self) -> usize {
+        self.details.len()
+    }
+
+    /// The number of the rule at `id`, below [`numbers`](Self::numbers).
+    #[must_use]
+    pub fn number(&self, id: RuleId) -> usize {
+        self.rule(id).number as usize
+    }
+
     /// The rule at `id`.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> &Rule {

@@ -188,6 +188,7 @@ fn allowed(charge: &Charge<'_>, now: Timestamp) -> Observation {
         most,
         resets: charge.limit.window.end(now),
         passes: now,
+        known: false,
     }
 }
 
@@ -205,6 +206,7 @@ fn denied(charge: &Charge<'_>, now: Timestamp) -> Observation {
         most,
         resets,
         passes: resets,
+        known: false,
     }
 }
 

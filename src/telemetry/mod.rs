@@ -1,3 +1,4 @@
-//! Telling what happens: [`logging`].
+//! Telling what happens: [`logging`], [`metrics`].
 
 pub mod logging;
+pub mod metrics;

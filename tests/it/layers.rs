@@ -10,9 +10,10 @@ use std::{
 const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["engine"]),
     ("clock.rs", &["engine"]),
+    ("counts.rs", &[]),
     ("config", &["config", "engine"]),
-    ("storage", &["storage", "engine", "clock"]),
-    ("telemetry", &["telemetry", "engine"]),
+    ("storage", &["storage", "engine", "clock", "counts"]),
+    ("telemetry", &["telemetry", "engine", "counts"]),
     ("limiter.rs", &["engine", "clock", "storage", "telemetry"]),
     ("rulebook.rs", &["engine", "clock", "limiter"]),
     ("watch.rs", &[]),

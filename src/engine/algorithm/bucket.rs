@@ -84,6 +84,7 @@ pub(super) fn bucket(
             after_draining(exact, exact.level)
         },
         passes,
+        known: false,
     };
     (new, observation)
 }

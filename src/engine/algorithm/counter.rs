@@ -270,6 +270,7 @@ impl Counter {
             most,
             resets,
             passes,
+            known: false,
         }
     }
 

@@ -17,6 +17,7 @@ pub(super) fn opened(window: Window, last: Option<u64>, now: Timestamp) -> Obser
         most: 1,
         resets: timestamp(closes).max(now),
         passes: if open { now } else { Timestamp::MAX },
+        known: false,
     }
 }
 
@@ -33,6 +34,7 @@ pub(super) fn event(last: Option<u64>, hits: Hits, now: Timestamp) -> (Option<u6
         most: u64::MAX,
         resets: now,
         passes: now,
+        known: false,
     };
     (last, observation)
 }

@@ -52,6 +52,8 @@ pub struct Observation {
     /// When the same hits would pass; [`Timestamp::MAX`] where nobody can say.
     /// For hits that are paced: when their turn is.
     pub passes: Timestamp,
+    /// It was known beforehand to be over: no store was asked.
+    pub known: bool,
 }
 
 /// A charge's effect.
@@ -75,6 +77,7 @@ impl Observation {
             most: most as u64,
             resets,
             passes: resets,
+            known: false,
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) fn sliding_log(
         most,
         resets: timestamp(resets).max(now),
         passes,
+        known: false,
     }
 }
 

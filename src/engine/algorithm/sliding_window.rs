@@ -73,6 +73,7 @@ pub(super) fn sliding_window(
         most,
         resets: empties(new, length, now),
         passes,
+        known: false,
     };
     (new, observation)
 }

@@ -224,6 +224,7 @@ pub(super) fn observed(
             (true, 0) => Timestamp::MAX,
             (true, _) => end,
         },
+        known: false,
     }
 }
 

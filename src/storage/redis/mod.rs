@@ -387,7 +387,12 @@ impl Shared {
                 }
             };
             match seen {
-                Some(seen) => Here::Decided(seen.told(&terms)),
+                Some(seen) => {
+                    let mut seen = seen.told(&terms);
+                    // What a lease admits is never over.
+                    seen.known = seen.is_over();
+                    Here::Decided(seen)
+                }
                 None => Here::Ask(self.key(scratch, hash, charge.limit.window), terms),
             }
         })

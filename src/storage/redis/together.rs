@@ -164,7 +164,10 @@ fn refuse_known(
     }
     for (wish, seen) in wishes.iter().zip(seen) {
         let counts = mode == Mode::OthersStandStill;
-        *seen = known(wish, counts).map(|seen| seen.told(&wish.terms));
+        *seen = known(wish, counts).map(|seen| Observation {
+            known: true,
+            ..seen.told(&wish.terms)
+        });
     }
     true
 }
