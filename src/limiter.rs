@@ -17,23 +17,32 @@ use crate::{
         time::Timestamp,
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
+    telemetry::metrics::{Metrics, series::Index},
 };
 
 /// Decides. One per process, shared by all connections.
 #[derive(Debug)]
 pub struct Limiter {
     clock: Clock,
-    rules: ArcSwapOption<RuleSet>,
+    rules: ArcSwapOption<InForce>,
     store: AnyStore,
     ladder: Ladder,
     policy: Policy,
     mode: ChargeMode,
+    metrics: Arc<Metrics>,
+}
+
+/// Rules, and where decisions by them are counted.
+#[derive(Debug)]
+struct InForce {
+    rules: Arc<RuleSet>,
+    index: Index,
 }
 
 /// A decision and the rules it was made by.
 #[derive(Debug)]
 pub struct Answer {
-    rules: Guard<Option<Arc<RuleSet>>>,
+    rules: Guard<Option<Arc<InForce>>>,
     /// What was decided.
     pub decision: Decision,
     /// When.
@@ -79,18 +88,35 @@ impl Limiter {
             ladder,
             policy,
             mode,
+            metrics: Arc::default(),
         }
+    }
+
+    /// The same, and decisions are counted in `metrics`.
+    #[must_use]
+    pub fn counting_in(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Where decisions are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Replaces the rules as a whole; counters stay.
     pub fn set_rules(&self, rules: impl Into<Arc<RuleSet>>) {
-        self.rules.store(Some(rules.into()));
+        let rules = rules.into();
+        let index = Index::new(&rules);
+        self.rules.store(Some(Arc::new(InForce { rules, index })));
     }
 
     /// The rules in force, if any were ever loaded.
     #[must_use]
     pub fn rules(&self) -> Option<Arc<RuleSet>> {
-        self.rules.load_full()
+        let in_force = self.rules.load();
+        in_force.as_ref().map(|it| Arc::clone(&it.rules))
     }
 
     /// Whether there are rules for `domain`.
@@ -99,7 +125,7 @@ impl Limiter {
         let rules = self.rules.load();
         rules
             .as_deref()
-            .is_some_and(|rules| rules.domain(domain).is_some())
+            .is_some_and(|it| it.rules.domain(domain).is_some())
     }
 
     /// Where counters live.
@@ -137,9 +163,10 @@ impl Limiter {
             return Err(LimitError::NoDescriptors);
         }
         let guard = self.rules.load();
-        let Some(rules) = guard.as_deref() else {
+        let Some(in_force) = guard.as_deref() else {
             return Err(LimitError::NoRules);
         };
+        let rules = &*in_force.rules;
         let now = self.now();
         let plan = SCRATCH
             .with_borrow_mut(|scratch| Plan::new(rules, request, self.policy.quota_mode, scratch));
@@ -164,6 +191,8 @@ impl Limiter {
             }
         };
         drop(plan);
+        self.metrics
+            .record(rules, &in_force.index, request, &decision, now);
         Ok(Answer {
             decision,
             now,
@@ -275,9 +304,10 @@ impl Answer {
     /// The rules that the decision's ids refer to.
     #[must_use]
     pub fn rules(&self) -> &RuleSet {
-        self.rules
-            .as_deref()
+        let in_force = self.rules.as_deref();
+        &in_force
             .expect("an answer is only made where rules were loaded")
+            .rules
     }
 }
 

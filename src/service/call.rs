@@ -21,6 +21,7 @@ use super::{
     held_io::Switch,
     limits::Budget,
 };
+use crate::telemetry::metrics::Protocol;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -64,6 +65,8 @@ enum State {
 /// What there is to say of a call that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Finished {
+    /// When its head came.
+    pub(crate) accepted: Instant,
     pub(crate) ended: Ended,
     pub(crate) message_bytes: u64,
     pub(crate) answer_bytes: u64,
@@ -240,6 +243,8 @@ impl Call {
             Ok(message) => message,
             Err(status) => {
                 self.is_refused = true;
+                let metrics = self.api.limiter.metrics();
+                metrics.answered(Protocol::Grpc, status.code() as usize);
                 return send(respond, Err(status));
             }
         };
@@ -290,6 +295,7 @@ impl Future for Call {
         };
         self.state = State::Done;
         Poll::Ready(Finished {
+            accepted: self.accepted,
             ended,
             message_bytes: self.message_bytes as u64,
             answer_bytes: self.answer_bytes as u64,

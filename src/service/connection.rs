@@ -36,6 +36,7 @@ use super::{
     other_services::{self, OtherServices},
     turns_true,
 };
+use crate::telemetry::metrics::Protocol;
 
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// How often the account is looked at.
@@ -93,6 +94,10 @@ struct Connection<T> {
     /// Calls answered that the seat does not know of yet.
     answered: u64,
     last_call: Instant,
+    /// When the first call of this turn came, if one did.
+    turn_began: Option<Instant>,
+    /// Calls of this turn that are answered already.
+    at_once: u64,
     last_byte: Instant,
 }
 
@@ -190,6 +195,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             judged: Account::default(),
             answered: 0,
             last_call: now,
+            turn_began: None,
+            at_once: 0,
             last_byte: now,
         }
     }
@@ -266,9 +273,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             self.switch.hold(true);
             let over = self.poll_batch(cx, &mut taken).is_ready();
             self.switch.hold(false);
-            if taken > 0 {
-                self.last_call = Instant::now();
-            }
+            self.note_turn();
             let answered = std::mem::take(&mut self.answered);
             if taken > 0 || answered > 0 {
                 self.seat.note_calls(self.last_call, answered);
@@ -316,6 +321,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             }
         }
         while let Poll::Ready(Some(finished)) = self.waiting.poll_next_unpin(cx) {
+            if finished.ended == Ended::Answered {
+                let metrics = self.shared.api.limiter.metrics();
+                metrics.took(Protocol::Grpc, finished.accepted.elapsed(), 1);
+            }
             self.count(finished);
         }
         while let Poll::Ready(Some(())) = self.others.poll_next_unpin(cx) {
@@ -330,6 +339,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         mut respond: SendResponse<Bytes>,
         cx: &mut Context<'_>,
     ) {
+        if self.turn_began.is_none() {
+            self.last_call = Instant::now();
+            self.turn_began = Some(self.last_call);
+        }
         self.account.calls += 1;
         self.account.head_bytes += head_bytes(request.headers());
         if request.uri().path() != SHOULD_RATE_LIMIT {
@@ -355,8 +368,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             until,
         );
         match Pin::new(&mut call).poll(cx) {
-            Poll::Ready(finished) => self.count(finished),
+            Poll::Ready(finished) => {
+                self.at_once += 1;
+                self.count(finished);
+            }
             Poll::Pending => self.wait(call),
+        }
+    }
+
+    /// Counts how long the calls of a turn took: they came together, and their
+    /// answers go together.
+    fn note_turn(&mut self) {
+        let Some(began) = self.turn_began.take() else {
+            return;
+        };
+        let answered = std::mem::take(&mut self.at_once);
+        if answered > 0 {
+            let metrics = self.shared.api.limiter.metrics();
+            metrics.took(Protocol::Grpc, began.elapsed(), answered);
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     limiter::{Answer, LimitError, Limiter},
     proto::envoy::service::ratelimit::v3::rate_limit_response,
+    telemetry::metrics::{Failure, Protocol},
 };
 
 /// What the gRPC and the HTTP side have in common.
@@ -72,7 +73,23 @@ impl Api {
             let message = Message::decode(request, &self.bounds)?;
             self.answer(&message, until).await
         };
-        answer.await.map_err(|error| self.status(&error))
+        let answer = answer.await;
+        answer
+            .inspect(|_| self.limiter.metrics().answered(Protocol::Grpc, 0))
+            .map_err(|error| self.failed(Protocol::Grpc, &error))
+    }
+
+    /// Counts a call that gets no decision; says its status.
+    fn failed(&self, protocol: Protocol, error: &ApiError) -> Status {
+        let failure = match error {
+            ApiError::Limit(LimitError::Store(_) | LimitError::TooLate) => Failure::Store,
+            ApiError::Request(_) | ApiError::Limit(_) => Failure::Service,
+        };
+        let status = self.status(error);
+        let metrics = self.limiter.metrics();
+        metrics.failed(failure);
+        metrics.answered(protocol, status.code() as usize);
+        status
     }
 
     /// As [`should_rate_limit`](Self::should_rate_limit), at once and without
@@ -122,6 +139,22 @@ impl Api {
     /// # Errors
     /// There is no answer.
     pub async fn answer_json(&self, request: &[u8]) -> Result<JsonAnswer, JsonError> {
+        let begun = Instant::now();
+        let answer = self.answer_object(request).await;
+        let metrics = self.limiter.metrics();
+        match &answer {
+            Ok(_) => metrics.answered(Protocol::Http, 0),
+            Err(JsonError::Unreadable(_)) => {
+                metrics.failed(Failure::Service);
+                metrics.answered(Protocol::Http, Code::InvalidArgument as usize);
+            }
+            Err(JsonError::Api(error)) => drop(self.failed(Protocol::Http, error)),
+        }
+        metrics.took(Protocol::Http, begun.elapsed(), 1);
+        answer
+    }
+
+    async fn answer_object(&self, request: &[u8]) -> Result<JsonAnswer, JsonError> {
         let Object(request): Object<JsonRequest> =
             serde_json::from_slice(request).map_err(JsonError::Unreadable)?;
         let message = request.message(&self.bounds)?;

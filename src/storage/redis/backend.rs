@@ -34,7 +34,12 @@ use super::{
     slots::{Node, Topology},
     ticket::Tag,
 };
-use crate::{clock::Clock, engine::time::Timestamp, storage::StoreError};
+use crate::{
+    clock::Clock,
+    counts::{Distribution, Histogram, LATENCIES, SIZES},
+    engine::time::Timestamp,
+    storage::StoreError,
+};
 
 /// One store: a server, whatever sentinels call the primary, or a cluster.
 #[derive(Debug)]
@@ -80,13 +85,49 @@ struct Routing {
     lanes: Vec<Vec<Arc<Lane>>>,
 }
 
+/// Figures about one store, for metrics.
+#[derive(Clone, Debug)]
+pub struct BackendStats {
+    /// `main`, or `per_second`.
+    pub name: &'static str,
+    /// Nothing is wrong with it now.
+    pub up: bool,
+    /// Connections that can be used.
+    pub connections: u64,
+    /// Connections made so far.
+    pub connects: u64,
+    /// Connections lost so far.
+    pub disconnects: u64,
+    /// Writes, each of one or more commands.
+    pub flushes: u64,
+    /// Writes that were not answered, or not in time.
+    pub failures: u64,
+    /// Commands sent.
+    pub commands: u64,
+    /// Changes of counters that these stood for.
+    pub charges: u64,
+    /// Changes of counters in each write.
+    pub sizes: Distribution,
+    /// From a write to its replies, in microseconds.
+    pub times: Distribution,
+}
+
 /// What lanes have done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
     pub(super) flushes: AtomicU64,
+    /// Flushes that were not answered, or not in time.
+    pub(super) failures: AtomicU64,
     pub(super) commands: AtomicU64,
     pub(super) charges: AtomicU64,
     pub(super) lease_hits: AtomicU64,
+    /// Connections made, and lost.
+    pub(super) connects: AtomicU64,
+    pub(super) disconnects: AtomicU64,
+    /// Charges of a flush.
+    pub(super) sizes: Histogram<{ SIZES.len() }>,
+    /// From a flush to its replies.
+    pub(super) times: Histogram<{ LATENCIES.len() }>,
 }
 
 /// Where else an item has to go.
@@ -126,6 +167,22 @@ thread_local! {
 
 // === impl Counts ===
 
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            flushes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            charges: AtomicU64::new(0),
+            lease_hits: AtomicU64::new(0),
+            connects: AtomicU64::new(0),
+            disconnects: AtomicU64::new(0),
+            sizes: Histogram::new(SIZES),
+            times: Histogram::new(LATENCIES),
+        }
+    }
+}
+
 impl Counts {
     /// Counts a flush that is sent.
     pub(super) fn count<T>(&self, flush: &Flush<T>) {
@@ -133,6 +190,7 @@ impl Counts {
         add(&self.flushes, 1);
         add(&self.commands, flush.len());
         add(&self.charges, flush.items().len());
+        self.sizes.record(flush.items().len() as u64, 1);
     }
 }
 
@@ -393,6 +451,27 @@ impl Backend {
         match node {
             Node::Primary => self.connector.describe(),
             Node::At(host, port) => format!("{} at {host}:{port}", self.connector.describe()),
+        }
+    }
+
+    /// Figures for metrics.
+    pub(super) fn stats(&self, name: &'static str) -> BackendStats {
+        let counts = &self.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let routing = self.routing.load();
+        let lanes = routing.lanes.iter().flatten();
+        BackendStats {
+            name,
+            up: self.trouble().is_none(),
+            connections: lanes.filter(|lane| lane.is_up()).count() as u64,
+            connects: read(&counts.connects),
+            disconnects: read(&counts.disconnects),
+            flushes: read(&counts.flushes),
+            failures: read(&counts.failures),
+            commands: read(&counts.commands),
+            charges: read(&counts.charges),
+            sizes: counts.sizes.read(),
+            times: counts.times.read(),
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    backend::{Backend, Redirect},
+    backend::{Backend, Counts, Redirect},
     batch::{Advice, Flush, Granted, Item, Key, News, Refused, Seen, Sight, Terms, Work},
     connect::Connector,
     first_seen::FirstSeen,
@@ -179,6 +179,7 @@ impl Lane {
             };
             if let Some(backend) = self.backend.upgrade() {
                 backend.has_connected();
+                add_one(&backend.counts().connects);
             }
             // It may have come back empty, or as another server that has not
             // heard of everything.
@@ -193,9 +194,16 @@ impl Lane {
                 Err(error) => {
                     tracing::warn!(store = %error.store, reason = %error.reason, "lost a store connection");
                     self.enter(Condition::Connecting);
+                    self.count(|counts| add_one(&counts.disconnects));
                     self.report_trouble();
                 }
             }
+        }
+    }
+
+    fn count(&self, count: impl FnOnce(&Counts)) {
+        if let Some(backend) = self.backend.upgrade() {
+            count(backend.counts());
         }
     }
 
@@ -315,6 +323,7 @@ impl Lane {
             () = sleep_until(late) => {
                 let error = self.error(&format!("no answer within {:?}", self.config.deadline));
                 flush.into_items().into_iter().for_each(|item| fail(item, &error));
+                self.count(|counts| add_one(&counts.failures));
                 self.enter(Condition::Stalled(error));
                 self.report_trouble();
                 return match timeout(PATIENCE, reply).await {
@@ -325,8 +334,12 @@ impl Lane {
             }
         };
         match replies {
-            Ok(replies) => self.settle(flush, replies, refunds, first_seen),
+            Ok(replies) => {
+                self.count(|counts| counts.times.record_time(now.elapsed(), 1));
+                self.settle(flush, replies, refunds, first_seen)
+            }
             Err(error) => {
+                self.count(|counts| add_one(&counts.failures));
                 let error = self.error(&error.to_string());
                 flush
                     .into_items()
@@ -568,6 +581,10 @@ impl Advice for Adviser<'_> {
         let mut leases = self.lane.leases();
         leases.extra(key.hash, terms, waiting, holders, now)
     }
+}
+
+fn add_one(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
 }
 
 fn arrived(item: &Item<Tag>) -> Option<Instant> {

@@ -33,6 +33,8 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
+pub use self::backend::BackendStats;
+
 use self::{
     address::{Address, TlsFiles},
     backend::Backend,
@@ -280,6 +282,16 @@ impl RedisStore {
             stats.lease_outstanding += backend.lease_outstanding();
         }
         stats
+    }
+
+    /// Figures of each store there is, for metrics.
+    #[must_use]
+    pub fn backends(&self) -> Vec<BackendStats> {
+        let names = ["main", "per_second"];
+        let backends = self.shared.backends().zip(names);
+        backends
+            .map(|(backend, name)| backend.stats(name))
+            .collect()
     }
 
     /// Adds hits that were admitted while the store was away, as soon as it
