@@ -11,26 +11,30 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tonic_health::server::HealthReporter;
 
 use crate::{
+    catalogue::Catalogue,
     config,
     limiter::Limiter,
     rulebook::Rulebook,
     service::{
         connection::Shared,
+        debug::{self, Debug},
         grpc::Api,
         health,
         http::{self, Http},
         limits::Limits,
         listener::{Listener, Table},
+        page::Page,
         wire::{Bounds, ResponseSettings},
         worker::{self, Duty},
     },
     storage::{AnyStore, MemoryStore},
+    telemetry::metrics::{mapping::Mapper, reference, statsd},
 };
 
 /// Settings of the running process.
@@ -71,6 +75,20 @@ pub struct App {
     rulebook: Arc<Rulebook>,
     grpc: Listener,
     http: Listener,
+    debug: Option<Listener>,
+    prometheus: Option<Exposition>,
+    statsd: Option<statsd::Config>,
+}
+
+/// The reference's statistics, for Prometheus.
+#[derive(Debug)]
+pub struct Exposition {
+    /// Where to listen.
+    pub listener: Listener,
+    /// At which path.
+    pub path: String,
+    /// How names are mapped.
+    pub mapper: Mapper,
 }
 
 /// Every counter of a memory store is looked at once in this time.
@@ -90,7 +108,8 @@ struct Running {
     health: HealthReporter,
     becoming_ready: JoinHandle<()>,
     accepting: JoinHandle<()>,
-    http: JoinHandle<()>,
+    /// The HTTP listeners, and what sends statistics.
+    serving: JoinSet<()>,
     /// Ends when the last worker has.
     workers: mpsc::Receiver<()>,
     housekeeping: JoinHandle<()>,
@@ -107,7 +126,31 @@ impl App {
             rulebook,
             grpc,
             http,
+            debug: None,
+            prometheus: None,
+            statsd: None,
         }
+    }
+
+    /// The same, with a listener for people who look into it.
+    #[must_use]
+    pub fn with_debug(mut self, listener: Listener) -> Self {
+        self.debug = Some(listener);
+        self
+    }
+
+    /// The same, and the reference's statistics go to Prometheus.
+    #[must_use]
+    pub fn with_prometheus(mut self, exposition: Exposition) -> Self {
+        self.prometheus = Some(exposition);
+        self
+    }
+
+    /// The same, and the reference's statistics go to a daemon.
+    #[must_use]
+    pub fn with_statsd(mut self, config: statsd::Config) -> Self {
+        self.statsd = Some(config);
+        self
     }
 
     /// Serves until `signals` says to go down, and then some.
@@ -146,7 +189,16 @@ impl App {
             closing: closing_seen.clone(),
             ending: ending_seen,
         };
-        let table = Table::new(limits.max_connections);
+        let table = || Table::new(limits.max_connections);
+        let (table, http_table, debug_table, prometheus_table) =
+            (table(), table(), table(), table());
+        let catalogue = Arc::new(Catalogue::new(
+            Arc::clone(&self.rulebook),
+            vec![
+                ("grpc", Arc::clone(&table)),
+                ("http", Arc::clone(&http_table)),
+            ],
+        ));
         let (done, workers) = mpsc::channel(1);
         let senders = (0..self.config.workers.max(1))
             .map(|number| worker::start(number, duty.clone(), done.clone()))
@@ -158,7 +210,41 @@ impl App {
             limits,
             draining: draining_seen,
             show_rules: config::to_json,
+            metrics: {
+                let catalogue = Arc::clone(&catalogue);
+                Page::new(move || catalogue.text())
+            },
         };
+        let mut http = vec![(self.http, http_table, http::router(Arc::new(http)))];
+        if let Some(listener) = self.debug {
+            let router = debug::router(look_into(&limiter, &catalogue), &limits);
+            http.push((listener, debug_table, router));
+        }
+        if let Some(Exposition {
+            listener,
+            path,
+            mapper,
+        }) = self.prometheus
+        {
+            let catalogue = Arc::clone(&catalogue);
+            let page = Page::new(move || mapper.map(&catalogue.reference()).to_text());
+            let router = debug::prometheus(page, &path, &limits);
+            http.push((listener, prometheus_table, router));
+        }
+        let mut serving = JoinSet::new();
+        for (listener, table, router) in http {
+            serving.spawn(http::serve(
+                listener,
+                table,
+                router,
+                limits,
+                closing_seen.clone(),
+            ));
+        }
+        if let Some(config) = self.statsd {
+            let collect = move || catalogue.reference();
+            serving.spawn(statsd::run(config, collect, closing_seen.clone()));
+        }
         Ok(Running {
             draining,
             closing,
@@ -166,7 +252,7 @@ impl App {
             becoming_ready: tokio::spawn(become_ready(Arc::clone(&limiter), reporter.clone())),
             health: reporter,
             accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
-            http: tokio::spawn(http::serve(self.http, Arc::new(http), closing_seen)),
+            serving,
             workers,
             housekeeping: tokio::spawn(keep_house(limiter)),
         })
@@ -186,7 +272,7 @@ impl Running {
             // The acceptor holds the workers' senders; nobody sends on
             // `workers`, so it ends when the last of them has.
             let _ = (&mut self.accepting).await;
-            let _ = (&mut self.http).await;
+            while self.serving.join_next().await.is_some() {}
             while self.workers.recv().await.is_some() {}
         });
         match finished.await {
@@ -200,9 +286,21 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.ending.send_replace(true);
         self.accepting.abort();
-        self.http.abort();
+        self.serving.abort_all();
         self.housekeeping.abort();
         self.becoming_ready.abort();
+    }
+}
+
+/// What people see who look into the process.
+fn look_into(limiter: &Arc<Limiter>, catalogue: &Arc<Catalogue>) -> Debug {
+    let (limiter, catalogue) = (Arc::clone(limiter), Arc::clone(catalogue));
+    Debug {
+        rules: Page::new(move || {
+            let rules = limiter.rules();
+            rules.map_or_else(String::new, |rules| config::to_lines(&rules))
+        }),
+        stats: Page::new(move || reference::to_lines(&catalogue.reference())),
     }
 }
 

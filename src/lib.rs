@@ -5,9 +5,10 @@
 //! → [`service`]. Rules come from [`config`], by way of the [`rulebook`] when
 //! they change ([`watch`]); [`app`] puts everything
 //! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
-//! where time comes from.
+//! where time comes from; [`counts`] and [`catalogue`] are what is counted.
 
 pub mod app;
+pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -13,7 +13,7 @@ use crate::{
         decision::{Code, Decision, Policy},
         descriptor::{Hits, Request},
         plan::{Charge, PerDescriptor, Plan, Refuses},
-        rules::{ChargePolicy, RuleSet},
+        rules::{ChargePolicy, RuleId, RuleSet},
         time::Timestamp,
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
@@ -117,6 +117,16 @@ impl Limiter {
     pub fn rules(&self) -> Option<Arc<RuleSet>> {
         let in_force = self.rules.load();
         in_force.as_ref().map(|it| Arc::clone(&it.rules))
+    }
+
+    /// The rules in force, and those of them that have been hit since they are.
+    #[must_use]
+    pub fn rules_hit(&self) -> Option<(Arc<RuleSet>, Vec<RuleId>)> {
+        let in_force = self.rules.load_full()?;
+        let rules = Arc::clone(&in_force.rules);
+        let was_hit = |id: &RuleId| in_force.index.is_known(rules.number(*id));
+        let ids = rules.ids().filter(was_hit).collect();
+        Some((rules, ids))
     }
 
     /// Whether there are rules for `domain`.

@@ -10,15 +10,16 @@ use tokio::{
 };
 
 use crate::{
-    app::{App, Ended},
+    app::{App, Ended, Exposition},
     clock::Clock,
     config,
     engine::{key::HashSeed, rules::RuleSet},
     limiter::Limiter,
     rulebook::Rulebook,
     service::listener::Listener,
-    settings::{Choice, GrpcAddress, RulesSource, Serve},
+    settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
+    telemetry::metrics::Metrics,
 };
 
 /// File descriptors wanted, if the system allows so many.
@@ -57,6 +58,7 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
 
 async fn serve(arguments: &Serve, rulebook: Arc<Rulebook>) -> anyhow::Result<ExitCode> {
     let signals = signals()?;
+    let sink = arguments.sink()?;
     look_for_store(rulebook.limiter()).await;
     let grpc = match arguments.grpc_address() {
         GrpcAddress::Tcp(address) => Listener::tcp(address)
@@ -67,15 +69,48 @@ async fn serve(arguments: &Serve, rulebook: Arc<Rulebook>) -> anyhow::Result<Exi
     let address = arguments.http_address();
     let http =
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
-    println!("gRPC listens on {grpc}");
-    println!("HTTP listens on {http}");
-    let app = App::new(arguments.app()?, rulebook, grpc, http);
+    let (grpc_name, http_name) = (grpc.to_string(), http.to_string());
+    let app = with_listeners(
+        App::new(arguments.app()?, rulebook, grpc, http),
+        arguments,
+        sink,
+    )?;
+    println!("gRPC listens on {grpc_name}");
+    println!("HTTP listens on {http_name}");
     match app.run(signals).await? {
         Ended::Drained => {}
         Ended::TimedOut => tracing::warn!("some connections did not finish in time"),
         Ended::AtOnce => tracing::warn!("ended at once by a second signal"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds the listeners and whatever else tells how the process is.
+fn with_listeners(mut app: App, arguments: &Serve, sink: Sink) -> anyhow::Result<App> {
+    if let Some(address) = arguments.debug_address() {
+        let listener = Listener::tcp(address)
+            .with_context(|| format!("cannot listen for debugging on {address}"))?;
+        println!("debugging listens on {listener}");
+        app = app.with_debug(listener);
+    }
+    match sink {
+        Sink::None => Ok(app),
+        Sink::Statsd(config) => Ok(app.with_statsd(config)),
+        Sink::Prometheus {
+            address,
+            path,
+            mapper,
+        } => {
+            let listener = Listener::tcp(address)
+                .with_context(|| format!("cannot listen for Prometheus on {address}"))?;
+            println!("Prometheus listens on {listener}");
+            Ok(app.with_prometheus(Exposition {
+                listener,
+                path,
+                mapper,
+            }))
+        }
+    }
 }
 
 /// Each connection is a file descriptor, and the usual limit is less than
@@ -105,7 +140,8 @@ fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
         ladder,
         arguments.policy(),
         arguments.charge_mode(),
-    ))
+    )
+    .counting_in(Arc::new(Metrics::new(arguments.max_metric_series()))))
 }
 
 /// Looks for the store, not for long: it may come later.

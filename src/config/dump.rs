@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::{
     algorithm::Algorithm,
     calendar::WEEKDAYS,
-    limit::{Quota, Unit},
+    limit::{Limit, Quota, Unit},
     metadata,
     responses::{Body, ResponsesDef},
     rules::{Counting, Domain, LimitRule, RuleId, RuleSet},
@@ -36,6 +36,49 @@ pub fn to_json(rules: &RuleSet) -> Value {
         Some(value)
     });
     json!({"domains": domains.collect::<Vec<_>>()})
+}
+
+/// A line for each limit, as the reference shows what is loaded.
+#[must_use]
+pub fn to_lines(rules: &RuleSet) -> String {
+    let mut lines = vec![];
+    for id in rules.ids() {
+        let rule = rules.rule(id);
+        let limits: Vec<(&str, String)> = if rule.is_special() {
+            let limits = rules.detail(id).limits.iter();
+            let told = limits.filter(|limit| !limit.is_event());
+            told.map(|limit| (limit.limit.window.unit().name(), quantity(limit.limit)))
+                .collect()
+        } else {
+            match rule.quota {
+                None => vec![],
+                Some(Quota::Unlimited) => vec![("unknown", "0".to_owned())],
+                Some(Quota::Limited(limit)) => vec![(limit.window.unit().name(), quantity(limit))],
+            }
+        };
+        let path = if limits.is_empty() {
+            continue;
+        } else {
+            format!("{}.{}", rules.domain_of(id), rules.path_text(id))
+        };
+        for (unit, requests) in limits {
+            let unit = unit.to_ascii_uppercase();
+            let (shadow, quota) = (rule.shadow_mode, rule.quota_mode);
+            lines.push(format!(
+                "{path}: unit={unit} requests_per_unit={requests}, shadow_mode: {shadow}, quota_mode: {quota}\n"
+            ));
+        }
+    }
+    lines.sort_unstable();
+    lines.concat()
+}
+
+/// The reference knows no windows of several units.
+fn quantity(limit: Limit) -> String {
+    match limit.window.multiplier() {
+        1 => limit.requests.to_string(),
+        times => format!("{} unit_multiplier={times}", limit.requests),
+    }
 }
 
 /// What files say for all of a domain: keys and words of the file format.

@@ -27,7 +27,7 @@ pub(crate) mod yaml;
 
 pub use self::{
     compile::{Options, SourceFile, compile},
-    dump::to_json,
+    dump::{to_json, to_lines},
     files::{ReadError, ReadOptions, read},
     json_schema::json_schema,
     problem::{Problem, Problems},

@@ -332,6 +332,24 @@ impl RuleSet {
         self.len() == 0
     }
 
+    /// The places of all rules, domains' roots left out.
+    pub fn ids(&self) -> impl Iterator<Item = RuleId> {
+        let places = (0..).zip(&self.rules);
+        let taken = places.filter(|(_, rule)| rule.number != NONE);
+        let ids = taken.map(|(place, _)| RuleId(place));
+        ids.filter(|&id| self.detail(id).source.is_some())
+    }
+
+    /// The name of the domain that `id` belongs to.
+    #[must_use]
+    pub fn domain_of(&self, id: RuleId) -> &str {
+        let mut at = id;
+        while self.detail(at).source.is_some() {
+            at = self.rule(at).parent;
+        }
+        &self.detail(at).key
+    }
+
     /// How many numbers rules have.
     #[must_use]
     pub fn numbers(&self) -> usize {

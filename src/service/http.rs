@@ -5,6 +5,7 @@
 //! | `/healthcheck` | 200 `OK`; 503 while going down and until the store has been reached (500 in compat mode) |
 //! | `/json` | a decision, request and answer in protobuf's JSON form |
 //! | `/rules` | the rules in force, with file and line |
+//! | `/metrics` | all metrics, as Prometheus reads them |
 //! | `/store` | how the store is: figures, and what is wrong with it |
 //!
 //! Any other path is 404. Any method is taken, as by the reference.
@@ -41,11 +42,13 @@ use super::{
     grpc::{Api, ApiError, JsonError},
     limits::Limits,
     listener::{Listener, Seat, Table},
+    page::Page,
     turns_true,
 };
 use crate::{
     engine::rules::RuleSet, limiter::LimitError,
     proto::envoy::service::ratelimit::v3::rate_limit_response::Code, rulebook::Rulebook,
+    telemetry::metrics::families,
 };
 
 /// Bytes of a `/json` body.
@@ -73,6 +76,8 @@ pub(crate) struct Http {
     pub(crate) draining: watch::Receiver<bool>,
     /// How rules are shown.
     pub(crate) show_rules: fn(&RuleSet) -> Value,
+    /// All metrics.
+    pub(crate) metrics: Page,
 }
 
 /// Rules, and what they look like.
@@ -88,13 +93,17 @@ struct Handlers {
     dump: Arc<Mutex<Option<Dump>>>,
 }
 
-/// Serves until `closing` turns true and running requests are done.
-pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watch::Receiver<bool>) {
+/// Serves `router` until `closing` turns true and running requests are done.
+pub(crate) async fn serve(
+    listener: Listener,
+    table: Arc<Table>,
+    router: Router,
+    limits: Limits,
+    mut closing: watch::Receiver<bool>,
+) {
     let Listener::Tcp(listener) = listener else {
         return tracing::error!("HTTP is not served on a Unix socket");
     };
-    let table = Table::new(http.limits.max_connections);
-    let router = router(Arc::clone(&http));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -106,7 +115,6 @@ pub(crate) async fn serve(listener: Listener, http: Arc<Http>, mut closing: watc
         match accepted {
             Ok((stream, _)) => {
                 let closing = closing.clone();
-                let limits = http.limits;
                 connections.spawn(connection(
                     stream,
                     router.clone(),
@@ -166,7 +174,8 @@ async fn connection<T>(
     }
 }
 
-fn router(http: Arc<Http>) -> Router {
+/// What the HTTP side answers.
+pub(crate) fn router(http: Arc<Http>) -> Router {
     let call_timeout = http.limits.call_timeout;
     let compat = http.api.compat;
     let handlers = Handlers {
@@ -181,6 +190,7 @@ fn router(http: Arc<Http>) -> Router {
         .route("/json", any(json))
         .route("/rules", any(rules))
         .route("/store", any(store))
+        .route("/metrics", any(metrics))
         .layer(middleware::from_fn(move |request, next| {
             with_deadline(call_timeout, request, next)
         }))
@@ -193,7 +203,8 @@ fn router(http: Arc<Http>) -> Router {
         .layer(middleware::from_fn(name_request))
 }
 
-async fn with_deadline(deadline: Duration, request: Request, next: Next) -> Response {
+/// A request that takes longer than `deadline` is told so.
+pub(crate) async fn with_deadline(deadline: Duration, request: Request, next: Next) -> Response {
     match timeout(deadline, next.run(request)).await {
         Ok(response) => response,
         Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "it took too long"),
@@ -233,6 +244,18 @@ async fn store(State(handlers): State<Handlers>) -> Response {
     shown["decided_without"] = serde_json::json!(limiter.ladder().stats());
     shown["rules"] = loads(&handlers.http.rulebook);
     Json(shown).into_response()
+}
+
+async fn metrics(State(handlers): State<Handlers>) -> Response {
+    exposition(&handlers.http.metrics).await
+}
+
+/// Metrics as an answer.
+pub(crate) async fn exposition(page: &Page) -> Response {
+    match page.get().await {
+        Some(text) => ([("content-type", families::CONTENT_TYPE)], text).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn json(State(handlers): State<Handlers>, request: Request) -> Response {

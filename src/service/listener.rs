@@ -283,6 +283,11 @@ impl Table {
         true
     }
 
+    /// How many are connected.
+    pub(crate) fn len(&self) -> usize {
+        self.seats().len()
+    }
+
     fn seats(&self) -> MutexGuard<'_, HashMap<u64, Arc<Guest>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,11 +4,13 @@
 //! [`connection`] one HTTP/2 connection · [`call`] one call on it · [`grpc`]
 //! message in, message out · [`wire`] protobuf ⇄ engine · [`protobuf`] the
 //! encoding · [`other_services`] what tonic serves · [`health`] · [`http`] the
-//! HTTP side · [`http_json`] `/json` · [`limits`] what a client may cost ·
+//! HTTP side · [`http_json`] `/json` · [`debug`] for people who look into it ·
+//! [`page`] texts that are large · [`limits`] what a client may cost ·
 //! [`held_io`] one write for many answers.
 
 pub(crate) mod call;
 pub(crate) mod connection;
+pub(crate) mod debug;
 pub mod grpc;
 pub(crate) mod health;
 pub(crate) mod held_io;
@@ -17,6 +19,7 @@ pub(crate) mod http_json;
 pub mod limits;
 pub mod listener;
 pub(crate) mod other_services;
+pub(crate) mod page;
 pub(crate) mod protobuf;
 pub mod wire;
 pub(crate) mod worker;

@@ -5,6 +5,7 @@
 
 pub(crate) mod answers;
 mod store;
+mod telemetry;
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
@@ -19,6 +20,7 @@ use clap::{
 };
 
 pub use store::Choice;
+pub use telemetry::Sink;
 
 use crate::{
     app,
@@ -60,6 +62,8 @@ pub struct Serve {
     decide: Decide,
     #[command(flatten)]
     store: store::Store,
+    #[command(flatten)]
+    telemetry: telemetry::Telemetry,
     #[command(flatten)]
     bounds: BoundFlags,
     #[command(flatten)]
@@ -319,6 +323,26 @@ impl Serve {
         listen
             .http_addr
             .unwrap_or_else(|| SocketAddr::new(listen.http_host, listen.http_port))
+    }
+
+    /// Where to listen for people who look into the process, if anywhere.
+    #[must_use]
+    pub fn debug_address(&self) -> Option<SocketAddr> {
+        self.telemetry.debug_address(self.compat)
+    }
+
+    /// Where statistics go.
+    ///
+    /// # Errors
+    /// To more than one place, or the settings of that place are no good.
+    pub fn sink(&self) -> anyhow::Result<Sink> {
+        self.telemetry.sink(self.compat)
+    }
+
+    /// As many series of rules as metrics may have.
+    #[must_use]
+    pub fn max_metric_series(&self) -> usize {
+        self.telemetry.max_series()
     }
 
     /// Where counters shall live.

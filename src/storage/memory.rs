@@ -192,6 +192,12 @@ impl MemoryStore {
         }
     }
 
+    /// As many counters as there may be.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.config.max_counters
+    }
+
     /// How many calls of [`sweep_next`](Self::sweep_next) see every counter.
     #[must_use]
     pub fn sweeps_per_round(&self) -> usize {

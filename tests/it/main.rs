@@ -9,6 +9,7 @@ mod docs;
 mod envoy;
 mod hostile;
 mod layers;
+mod metrics;
 mod process;
 mod redis;
 mod rules;

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::unix::fs::symlink,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -19,6 +20,8 @@ pub(crate) struct Server {
     pub(crate) grpc: SocketAddr,
     /// Where it answers HTTP.
     pub(crate) http: SocketAddr,
+    /// What it said until it listened.
+    said: Vec<String>,
     _rules: TempDir,
 }
 
@@ -28,26 +31,65 @@ impl Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.yaml");
         fs::write(&file, rules).expect("a writable folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ratekeeper"))
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ratekeeper"));
+        program
             .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr"])
             .args(["127.0.0.1:0", "--log-level", "error", "--rules"])
             .arg(&file)
             .args(flags)
+            .env_clear();
+        Self::spawn(program, folder)
+    }
+
+    /// Starts it under the reference's name, with these rules and variables.
+    pub(crate) fn compat(rules: &str, variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join("ratelimit/config");
+        fs::create_dir_all(&config).expect("a writable folder");
+        fs::write(config.join("rules.yaml"), rules).expect("a writable folder");
+        let name = folder.path().join("bin-ratelimit");
+        fs::create_dir(&name).expect("a writable folder");
+        let name = name.join("ratelimit");
+        symlink(env!("CARGO_BIN_EXE_ratekeeper"), &name).expect("a link");
+        let mut program = Command::new(name);
+        program
             .env_clear()
+            .env("RUNTIME_ROOT", folder.path())
+            .env("RUNTIME_SUBDIRECTORY", "ratelimit")
+            .envs([("GRPC_HOST", "127.0.0.1"), ("GRPC_PORT", "0")])
+            .envs([("HOST", "127.0.0.1"), ("PORT", "0")])
+            .envs([("DEBUG_PORT", "0"), ("BACKEND_TYPE", "memory")])
+            .envs([("LOG_LEVEL", "error"), ("USE_STATSD", "false")])
+            .envs(variables.iter().copied());
+        Self::spawn(program, folder)
+    }
+
+    fn spawn(mut program: Command, rules: TempDir) -> Self {
+        let mut child = program
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let grpc = address(&mut lines, "gRPC listens on ");
-        let http = address(&mut lines, "HTTP listens on ");
+        let mut said = vec![];
+        let grpc = address(&mut lines, "gRPC listens on ", &mut said);
+        let http = address(&mut lines, "HTTP listens on ", &mut said);
         // Read on, so that the program never waits for us.
         thread::spawn(move || lines.read_to_end(&mut vec![]));
         Self {
             child,
             grpc,
             http,
-            _rules: folder,
+            said,
+            _rules: rules,
         }
+    }
+
+    /// Where another listener is: what it said of `who`.
+    pub(crate) fn listens(&self, who: &str) -> SocketAddr {
+        let prefix = format!("{who} listens on ");
+        let mut found = self.said.iter().filter_map(|it| it.strip_prefix(&prefix));
+        let address = found.next().unwrap_or_else(|| panic!("{:?}", self.said));
+        address.parse().expect("an address")
     }
 
     /// Bytes of memory that it uses now.
@@ -118,12 +160,13 @@ pub(crate) fn memory(process: u32) -> Option<u64> {
     Some(kilobytes * 1_024)
 }
 
-fn address(lines: &mut BufReader<ChildStdout>, prefix: &str) -> SocketAddr {
+fn address(lines: &mut BufReader<ChildStdout>, prefix: &str, said: &mut Vec<String>) -> SocketAddr {
     for line in lines.lines() {
         let line = line.expect("text");
         if let Some(address) = line.strip_prefix(prefix) {
             return address.parse().expect("an address");
         }
+        said.push(line);
     }
     panic!("the program ended early");
 }

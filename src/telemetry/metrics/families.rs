@@ -44,28 +44,28 @@ impl Families {
         self.add(name, help, MetricType::GAUGE, metric);
     }
 
-    /// Adds a histogram's samples; a value of 1 in `read` is `unit`.
+    /// Adds a histogram's samples; a value of `one` in `read` is told as 1.
     pub fn histogram(
         &mut self,
         name: &str,
         help: &str,
         labels: Labels<'_>,
         read: &Distribution,
-        unit: f64,
+        one: f64,
     ) {
         let mut cumulative = 0;
         let bounds = read.bounds.iter().zip(&read.counts);
         let buckets = bounds.map(|(bound, count)| {
             cumulative += count;
             let mut bucket = Bucket::default();
-            bucket.set_upper_bound(float(*bound) * unit);
+            bucket.set_upper_bound(float(*bound) / one);
             bucket.set_cumulative_count(cumulative);
             bucket
         });
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets.collect());
         histogram.set_sample_count(read.count());
-        histogram.set_sample_sum(float(read.sum) * unit);
+        histogram.set_sample_sum(float(read.sum) / one);
         let mut metric = labelled(labels);
         metric.set_histogram(histogram);
         self.add(name, help, MetricType::HISTOGRAM, metric);
@@ -139,7 +139,7 @@ mod tests {
         let counts = Counts::new(&[1_000, 2_000]);
         counts.record(1_500, 2);
         counts.record(9_000, 1);
-        families.histogram("c_seconds", "Time.", &[], &counts.read(), 1e-3);
+        families.histogram("c_seconds", "Time.", &[], &counts.read(), 1e3);
         let expected = "\
 # HELP a A level.
 # TYPE a gauge

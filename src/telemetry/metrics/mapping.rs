@@ -235,8 +235,8 @@ impl Mapper {
                 Value::Gauge(level) => families.gauge(name, help, &labels, *level as f64),
                 Value::Timer(times) => {
                     let in_millis = self.in_millis && name == RESPONSE_TIME;
-                    let unit = if in_millis { 1e-3 } else { 1e-6 };
-                    families.histogram(name, help, &labels, times, unit);
+                    let one = if in_millis { 1e3 } else { 1e6 };
+                    families.histogram(name, help, &labels, times, one);
                 }
             }
         }

@@ -320,6 +320,12 @@ impl Index {
                 .collect(),
         )
     }
+
+    /// The rule of that number has been hit.
+    #[must_use]
+    pub fn is_known(&self, number: usize) -> bool {
+        self.0[number].load(Ordering::Relaxed) != UNKNOWN
+    }
 }
 
 // === impl Slab ===

@@ -1,0 +1,88 @@
+//! For people who look into a running process, on a listener of its own that
+//! is bound to this machine unless told otherwise.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/rlconfig` | the rules in force, a line each, as the reference shows them |
+//! | `/stats` | the reference's statistics, a line each |
+//! | `/debug/pprof/profile` | where processor time goes, as a flame graph; `?seconds=N`, 10 of them by default, at most 60 |
+//!
+//! Any other path lists these. Another listener shows the reference's
+//! statistics as Prometheus reads them: [`prometheus`].
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::any,
+};
+
+use super::{http, limits::Limits, page::Page};
+
+/// What there is to see.
+pub(crate) struct Debug {
+    /// The rules in force.
+    pub(crate) rules: Page,
+    /// The reference's statistics.
+    pub(crate) stats: Page,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+const PATHS: &str = "\
+/debug/pprof/profile: CPU profiling endpoint
+/rlconfig: print out the currently loaded configuration for debugging
+/stats: print out stats
+";
+
+/// What the debug listener answers.
+pub(crate) fn router(debug: Debug, limits: &Limits) -> Router {
+    let call_timeout = limits.call_timeout;
+    Router::new()
+        .route("/rlconfig", any(rules))
+        .route("/stats", any(stats))
+        .layer(middleware::from_fn(move |request, next| {
+            http::with_deadline(call_timeout, request, next)
+        }))
+        .fallback(|| async { text(Bytes::from_static(PATHS.as_bytes())) })
+        .with_state(Arc::new(debug))
+}
+
+/// What a listener for Prometheus answers, at `path`.
+pub(crate) fn prometheus(page: Page, path: &str, limits: &Limits) -> Router {
+    let call_timeout = limits.call_timeout;
+    Router::new()
+        .route(path, any(metrics))
+        .layer(middleware::from_fn(move |request, next| {
+            http::with_deadline(call_timeout, request, next)
+        }))
+        .with_state(Arc::new(page))
+}
+
+async fn metrics(State(page): State<Arc<Page>>) -> Response {
+    http::exposition(&page).await
+}
+
+async fn rules(State(debug): State<Arc<Debug>>) -> Response {
+    shown(&debug.rules).await
+}
+
+async fn stats(State(debug): State<Arc<Debug>>) -> Response {
+    shown(&debug.stats).await
+}
+
+async fn shown(page: &Page) -> Response {
+    match page.get().await {
+        Some(shown) => text(shown),
+        None => axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+fn text(text: Bytes) -> Response {
+    ([(CONTENT_TYPE, TEXT)], text).into_response()
+}

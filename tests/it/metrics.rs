@@ -1,0 +1,262 @@
+//! What the process tells of itself: `/metrics`, the reference's statistics
+//! for Prometheus, statsd and DogStatsD, and the debug listener.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener, UdpSocket},
+    time::Duration,
+};
+
+use ratekeeper::catalogue::METRICS;
+use serde_json::json;
+
+use super::{
+    process::{Server, http},
+    redis::servers::Server as Redis,
+};
+
+const RULES: &str = "
+domain: shop
+descriptors:
+  - key: user
+    rate_limit: {requests_per_unit: 2, unit: hour}
+  - key: ip
+    descriptors:
+      - key: path
+        value: /login
+        rate_limit: {requests_per_unit: 5, unit: minute}
+  - key: account
+    value_to_metric: true
+    rate_limit: {requests_per_unit: 5, unit: minute}
+";
+
+/// Asks over `/json`; each descriptor is a list of `key=value`.
+fn ask(server: &Server, domain: &str, entries: &[&str]) -> u16 {
+    let entries = entries.iter().map(|entry| {
+        let (key, value) = entry.split_once('=').unwrap();
+        json!({"key": key, "value": value})
+    });
+    let descriptor = json!({"entries": entries.collect::<Vec<_>>()});
+    let request = json!({"domain": domain, "descriptors": [descriptor]});
+    server.http("POST", "/json", &request.to_string()).0
+}
+
+fn ask_all(server: &Server) {
+    for expected in [200, 200, 429] {
+        assert_eq!(ask(server, "shop", &["user=ann"]), expected);
+    }
+    ask(server, "shop", &["ip=10.0.0.1", "path=/login"]);
+    ask(server, "shop", &["account=a:7|c"]);
+    ask(server, "nope", &["user=ann"]);
+}
+
+fn text(address: SocketAddr, path: &str) -> String {
+    let (status, text) = http(address, "GET", path, "");
+    assert_eq!(status, 200, "{path}: {text}");
+    text
+}
+
+/// Names of the metrics in a text.
+fn names(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    lines.filter_map(|line| line.split(' ').next()).collect()
+}
+
+fn assert_lines(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|it| it == *line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn our_own_metrics_tell_everything() {
+    let server = Server::start(RULES, &[]);
+    ask_all(&server);
+    let told = text(server.http, "/metrics");
+    assert_lines(
+        &told,
+        &[
+            r#"ratekeeper_decisions_total{domain="shop",rule="user",outcome="ok"} 2"#,
+            r#"ratekeeper_decisions_total{domain="shop",rule="user",outcome="over_limit"} 1"#,
+            r#"ratekeeper_hits_total{domain="shop",rule="user",kind="total"} 3"#,
+            r#"ratekeeper_hits_total{domain="shop",rule="ip.path_/login",kind="within_limit"} 1"#,
+            r#"ratekeeper_hits_total{domain="shop",rule="account_a:7|c",kind="total"} 1"#,
+            r#"ratekeeper_rule_limit{domain="shop",rule="user",unit="hour"} 2"#,
+            r#"ratekeeper_rule_utilization_ratio{domain="shop",rule="user"} 1"#,
+            r#"ratekeeper_requests_total{protocol="http",code="OK"} 6"#,
+            r#"ratekeeper_request_duration_seconds_count{protocol="http"} 6"#,
+            "ratekeeper_domain_not_found_total 1",
+            r#"ratekeeper_rules_loads_total{outcome="success"} 1"#,
+            "ratekeeper_memory_counters 3",
+            r#"ratekeeper_store_up{store="memory"} 1"#,
+        ],
+    );
+    assert!(text(server.http, "/metrics").contains("process_resident_memory_bytes "));
+}
+
+#[test]
+fn every_metric_of_the_catalogue_is_told_and_no_other() {
+    let redis = Redis::plain();
+    let server = Server::start(RULES, &["--store", &redis.address()]);
+    ask_all(&server);
+    let told = text(server.http, "/metrics");
+    let mut told = names(&told);
+    told.retain(|name| !name.starts_with("process_"));
+    let expected: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(told, expected);
+    let told = text(server.http, "/metrics");
+    let charges = told
+        .lines()
+        .find_map(|line| line.strip_prefix("ratekeeper_store_charges_total{store=\"main\"} "));
+    assert!(
+        charges.is_some_and(|count| count.parse::<u64>().unwrap() >= 4),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_documentation_lists_every_metric() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = rows
+        .filter_map(|row| row.split('`').next())
+        .map(|name| name.split('{').next().unwrap_or(name))
+        .filter(|name| name.starts_with("ratekeeper_"))
+        .collect();
+    let expected: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn the_references_dashboards_find_their_metrics() {
+    let variables = [
+        ("USE_PROMETHEUS", "true"),
+        ("PROMETHEUS_ADDR", "127.0.0.1:0"),
+        ("PROMETHEUS_PATH", "/prom"),
+        (
+            "PROMETHEUS_MAPPER_YAML",
+            "/etc/statsd-exporter/missing.yaml",
+        ),
+        ("EXTRA_TAGS", "env:prod"),
+    ];
+    let server = Server::compat(RULES, &variables);
+    ask_all(&server);
+    let told = text(server.listens("Prometheus"), "/prom");
+    let hits = "ratelimit_service_rate_limit_total_hits";
+    assert_lines(
+        &told,
+        &[
+            &format!(r#"{hits}{{domain="shop",env="prod",key1="user"}} 3"#),
+            &format!(r#"{hits}{{domain="shop",env="prod",key1="ip",key2="path_/login"}} 1"#),
+            &format!(r#"{hits}{{domain="shop",env="prod",key1="account_a_7_c"}} 1"#),
+            r#"ratelimit_service_rate_limit_over_limit{domain="shop",env="prod",key1="user"} 1"#,
+            r#"ratelimit_service_config_load_success{env="prod"} 1"#,
+            r#"ratelimit_service_should_rate_limit_error{env="prod",err_type="redis_error"} 0"#,
+            r#"ratelimit_service_rate_limit_nope_domain_not_found{env="prod"} 1"#,
+            r#"ratelimit_service_total_requests{env="prod",grpc_method="ShouldRateLimit"} 0"#,
+        ],
+    );
+    // Our own are there as well.
+    assert!(text(server.http, "/metrics").contains("ratekeeper_build_info"));
+}
+
+#[test]
+fn the_debug_listener_shows_rules_and_statistics() {
+    let server = Server::compat(RULES, &[]);
+    ask_all(&server);
+    let debug = server.listens("debugging");
+    assert!(debug.ip().is_loopback());
+    assert_eq!(
+        text(debug, "/rlconfig"),
+        "shop.account: unit=MINUTE requests_per_unit=5, shadow_mode: false, quota_mode: false\n\
+         shop.ip.path_/login: unit=MINUTE requests_per_unit=5, shadow_mode: false, quota_mode: false\n\
+         shop.user: unit=HOUR requests_per_unit=2, shadow_mode: false, quota_mode: false\n"
+    );
+    let rate_limit = "ratelimit.service.rate_limit";
+    assert_lines(
+        &text(debug, "/stats"),
+        &[
+            &format!("{rate_limit}.shop.user.total_hits: 3"),
+            &format!("{rate_limit}.shop.user.over_limit: 1"),
+            &format!("{rate_limit}.shop.ip.path_/login.within_limit: 1"),
+            &format!("{rate_limit}.nope.domain_not_found: 1"),
+            "ratelimit.service.config_load_success: 1",
+        ],
+    );
+    let listed = text(debug, "/whatever");
+    assert!(
+        listed.contains("/rlconfig: print out the currently loaded"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn statistics_go_to_a_statsd_daemon() {
+    let daemon = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = daemon.local_addr().unwrap().port().to_string();
+    let variables = [
+        ("USE_STATSD", "true"),
+        ("STATSD_HOST", "127.0.0.1"),
+        ("STATSD_PORT", &port),
+        ("STATS_FLUSH_INTERVAL", "200ms"),
+        ("EXTRA_TAGS", "env:prod,az:a"),
+    ];
+    let server = Server::compat(RULES, &variables);
+    ask_all(&server);
+    let (stream, _) = daemon.accept().unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let wanted = "ratelimit.service.rate_limit.shop.user.total_hits.__az=a.__env=prod:";
+    let mut hits = 0;
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        if let Some(value) = line.strip_prefix(wanted) {
+            hits += value.strip_suffix("|c").unwrap().parse::<u64>().unwrap();
+        }
+        if hits == 3 {
+            break;
+        }
+    }
+    assert_eq!(hits, 3);
+}
+
+#[test]
+fn statistics_go_to_dogstatsd_with_tags() {
+    let daemon = UdpSocket::bind("127.0.0.1:0").unwrap();
+    daemon
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let port = daemon.local_addr().unwrap().port().to_string();
+    let variables = [
+        ("USE_DOG_STATSD", "true"),
+        ("STATSD_HOST", "127.0.0.1"),
+        ("STATSD_PORT", &port),
+        ("STATS_FLUSH_INTERVAL", "200ms"),
+        ("EXTRA_TAGS", "env:prod"),
+        ("USE_DOG_STATSD_MOGRIFIERS", "HITS"),
+        (
+            "DOG_STATSD_MOGRIFIER_HITS_PATTERN",
+            r"^ratelimit\.service\.rate_limit\.([^.]+)\.([^.]+)\.(.+)$",
+        ),
+        ("DOG_STATSD_MOGRIFIER_HITS_NAME", "ratelimit.$3"),
+        ("DOG_STATSD_MOGRIFIER_HITS_TAGS", "domain:$1,descriptor:$2"),
+    ];
+    let server = Server::compat(RULES, &variables);
+    ask_all(&server);
+    let wanted = "|c|#env:prod,domain:shop,descriptor:user";
+    let mut hits = 0;
+    while hits < 3 {
+        let mut packet = [0; 2_000];
+        let bytes = daemon.recv(&mut packet).unwrap();
+        let packet = std::str::from_utf8(&packet[..bytes]).unwrap();
+        let lines = packet.lines().filter(|line| line.ends_with(wanted));
+        let counts = lines.filter_map(|line| line.strip_prefix("ratelimit.total_hits:"));
+        let counts = counts.map(|rest| rest.strip_suffix(wanted).unwrap());
+        hits += counts
+            .map(|count| count.parse::<u64>().unwrap())
+            .sum::<u64>();
+    }
+    assert_eq!(hits, 3);
+}
