@@ -52,6 +52,8 @@ pub struct Config {
     pub compat: bool,
     /// Answer errors of the store with UNKNOWN. `--error-code unknown`.
     pub unknown_code: bool,
+    /// The debug listener may take profiles. `--debug-profile`.
+    pub debug_profile: bool,
     /// From NOT_SERVING to closed listeners. `--drain-delay`, default 5 s.
     pub drain_delay: Duration,
     /// From closed listeners to the end. `--drain-timeout`, default 10 s.
@@ -217,7 +219,10 @@ impl App {
         };
         let mut http = vec![(self.http, http_table, http::router(Arc::new(http)))];
         if let Some(listener) = self.debug {
-            let router = debug::router(look_into(&limiter, &catalogue), &limits);
+            let router = debug::router(
+                look_into(&limiter, &catalogue, self.config.debug_profile),
+                &limits,
+            );
             http.push((listener, debug_table, router));
         }
         if let Some(Exposition {
@@ -293,9 +298,10 @@ impl Drop for Running {
 }
 
 /// What people see who look into the process.
-fn look_into(limiter: &Arc<Limiter>, catalogue: &Arc<Catalogue>) -> Debug {
+fn look_into(limiter: &Arc<Limiter>, catalogue: &Arc<Catalogue>, profile: bool) -> Debug {
     let (limiter, catalogue) = (Arc::clone(limiter), Arc::clone(catalogue));
     Debug {
+        profile,
         rules: Page::new(move || {
             let rules = limiter.rules();
             rules.map_or_else(String::new, |rules| config::to_lines(&rules))

@@ -7,7 +7,7 @@
     reason = "generated; the definitions in proto/ are commented"
 )]
 
-/// All definitions as an encoded `FileDescriptorSet`, for reflection.
+/// The definitions of services that we offer as an encoded `FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub mod envoy {
@@ -38,6 +38,12 @@ pub mod envoy {
         pub mod v3 {
             tonic::include_proto!("envoy.r#type.v3");
         }
+    }
+}
+
+pub mod perftools {
+    pub mod profiles {
+        tonic::include_proto!("perftools.profiles");
     }
 }
 

@@ -391,6 +391,7 @@ impl Serve {
             response: self.decide.response()?,
             compat: self.compat,
             unknown_code: self.store.unknown_code(),
+            debug_profile: self.telemetry.debug_profile(),
             drain_delay: self.process.drain_delay,
             drain_timeout: self.process.drain_timeout,
         })

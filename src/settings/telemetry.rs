@@ -34,6 +34,10 @@ pub(super) struct Telemetry {
     /// Port for it, unless --debug-addr is given [default: 6070 in compat mode]
     #[arg(long, env = "DEBUG_PORT", value_name = "PORT")]
     debug_port: Option<u16>,
+    /// Let the debug listener take profiles: stacks are sampled a hundred times a second meanwhile
+    #[arg(long, env = "RATEKEEPER_DEBUG_PROFILE", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
+    debug_profile: bool,
     /// Send no statistics anywhere; /metrics and /stats remain
     #[arg(long, env = "DISABLE_STATS", num_args = 0..=1, default_missing_value = "true",
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
@@ -147,6 +151,10 @@ const DEBUG_PORT: u16 = 6_070;
 impl Telemetry {
     pub(super) fn max_series(&self) -> usize {
         self.max_metric_series
+    }
+
+    pub(super) fn debug_profile(&self) -> bool {
+        self.debug_profile
     }
 
     /// Where to listen for people who look into the process.

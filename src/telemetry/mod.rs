@@ -1,4 +1,6 @@
-//! Telling what happens: [`logging`], [`metrics`].
+//! Telling what happens: [`logging`], [`metrics`],
+//! [`profile`].
 
 pub mod logging;
 pub mod metrics;
+pub mod profile;

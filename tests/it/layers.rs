@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("counts.rs", &[]),
     ("config", &["config", "engine"]),
     ("storage", &["storage", "engine", "clock", "counts"]),
-    ("telemetry", &["telemetry", "engine", "counts"]),
+    ("telemetry", &["telemetry", "engine", "counts", "proto"]),
     ("limiter.rs", &["engine", "clock", "storage", "telemetry"]),
     ("rulebook.rs", &["engine", "clock", "limiter"]),
     ("watch.rs", &[]),

@@ -2,12 +2,13 @@
 //! for Prometheus, statsd and DogStatsD, and the debug listener.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener, UdpSocket},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use ratekeeper::catalogue::METRICS;
+use prost::Message as _;
+use ratekeeper::{catalogue::METRICS, proto::perftools::profiles::Profile};
 use serde_json::json;
 
 use super::{
@@ -189,6 +190,36 @@ fn the_debug_listener_shows_rules_and_statistics() {
         listed.contains("/rlconfig: print out the currently loaded"),
         "{listed}"
     );
+}
+
+#[test]
+fn a_profile_is_in_pprofs_format() {
+    let debug = ["--debug-addr", "127.0.0.1:0"];
+    let server = Server::start(RULES, &debug);
+    let path = "/debug/pprof/profile?seconds=1";
+    let (status, said) = http(server.listens("debugging"), "GET", path, "");
+    assert_eq!((status, said.contains("--debug-profile")), (403, true));
+
+    let server = Server::start(RULES, &[&debug[..], &["--debug-profile"]].concat());
+    let mut stream = TcpStream::connect(server.listens("debugging")).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    // Something to sample.
+    for _ in 0..200 {
+        ask(&server, "shop", &["user=ann"]);
+    }
+    let mut answer = vec![];
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{:?}", &answer[..end]);
+    let profile = Profile::decode(&answer[end..]).unwrap();
+    assert_eq!(
+        profile.string_table[1..5],
+        ["samples", "count", "cpu", "nanoseconds"]
+    );
+    let locations: Vec<u64> = profile.location.iter().map(|it| it.id).collect();
+    let mut used = profile.sample.iter().flat_map(|it| &it.location_id);
+    assert!(used.all(|id| locations.contains(id)));
+    assert!(profile.sample.iter().all(|it| it.value.len() == 2));
 }
 
 #[test]
