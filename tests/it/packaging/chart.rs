@@ -139,7 +139,7 @@ fn values_are_as_the_schema_says() {
         ("/store/address", "memcache://h"),
         ("/store/timeout", "15"),
         ("/image/digest", "sha256:0"),
-        ("/metrics/path", "metrics"),
+        ("/metrics/port", "9090"),
         ("/workers", "many"),
     ] {
         let mut values = values.clone();

@@ -13,18 +13,14 @@ use super::{chart, documents, files, path, read, variables};
 const VERSIONS: [&str; 2] = ["v1.27.0", "v1.37.0"];
 /// Kinds that come with operators; there is no schema of theirs here.
 const OF_OPERATORS: [&str; 2] = ["ServiceMonitor", "PrometheusRule"];
-/// Variables of the reference that the chart sets and that `serve` learns with
-/// metrics and TLS.
-const OF_THE_REFERENCE: [&str; 9] = [
-    "USE_STATSD",
-    "USE_PROMETHEUS",
-    "PROMETHEUS_ADDR",
-    "PROMETHEUS_PATH",
-    "EXTRA_TAGS",
+/// Variables of the reference that the chart can set and that `serve` learns with
+/// TLS and traces.
+const OF_THE_REFERENCE: [&str; 5] = [
     "GRPC_SERVER_USE_TLS",
     "GRPC_SERVER_TLS_CERT",
     "GRPC_SERVER_TLS_KEY",
     "GRPC_CLIENT_TLS_CACERT",
+    "TRACING_SERVICE_INSTANCE_ID",
 ];
 
 /// What there is: the plain manifests, and the chart with different values.
@@ -316,6 +312,11 @@ fn selectors_and_ports_meet() {
             });
             // One alone: each pod is asked once.
             assert_eq!(chosen.count(), 1, "{name}");
+            let endpoint = &monitor["spec"]["endpoints"][0];
+            assert_eq!(
+                (&endpoint["port"], &endpoint["path"]),
+                (&json!("http"), &json!("/metrics"))
+            );
         }
     }
 }

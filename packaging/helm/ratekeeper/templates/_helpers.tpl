@@ -85,10 +85,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 - {name: USE_STATSD, value: "false"}
-- {name: USE_PROMETHEUS, value: {{ .Values.metrics.enabled | quote }}}
-{{- if .Values.metrics.enabled }}
+{{- if .Values.metrics.referenceNames }}
+- {name: USE_PROMETHEUS, value: "true"}
 - {name: PROMETHEUS_ADDR, value: {{ printf ":%d" (int .Values.metrics.port) | quote }}}
-- {name: PROMETHEUS_PATH, value: {{ .Values.metrics.path | quote }}}
 {{- end }}
 {{- range $name, $value := .Values.env }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
