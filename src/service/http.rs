@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthcheck` | 200 `OK`; 503 while going down and until the store has been reached (500 in compat mode) |
+//! | `/livez` | 200 `OK` as long as there is an answer at all, whatever the store does |
 //! | `/json` | a decision, request and answer in protobuf's JSON form |
 //! | `/rules` | the rules in force, with file and line |
 //! | `/metrics` | all metrics, as Prometheus reads them |
@@ -187,6 +188,7 @@ pub(crate) fn router(http: Arc<Http>) -> Router {
     };
     let router = Router::new()
         .route("/healthcheck", any(health))
+        .route("/livez", any(alive))
         .route("/json", any(json))
         .route("/rules", any(rules))
         .route("/store", any(store))
@@ -235,6 +237,12 @@ async fn health(State(handlers): State<Handlers>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
     }
+}
+
+/// For whoever would start this process anew: that helps a process that
+/// hangs, and none whose store is away.
+async fn alive() -> &'static str {
+    "OK"
 }
 
 /// How the store is: figures, and what is wrong with it.

@@ -23,13 +23,23 @@ pub(super) struct Store {
     /// unix:///path, redis-sentinel://host:port,host:port/master,
     /// redis-cluster://host:port,host:port (rediss… for TLS; users and
     /// passwords as user:password@)
-    #[arg(long, env = "RATEKEEPER_STORE", value_name = "STORE")]
+    #[arg(
+        long,
+        env = "RATEKEEPER_STORE",
+        value_name = "STORE",
+        hide_env_values = true
+    )]
     store: Option<String>,
     /// The reference's choice: `redis`, or `memory` here
     #[arg(long, env = "BACKEND_TYPE", value_name = "TYPE", hide = true)]
     backend_type: Option<String>,
     /// Where limits per second are counted, if elsewhere
-    #[arg(long, env = "RATEKEEPER_PER_SECOND_STORE", value_name = "STORE")]
+    #[arg(
+        long,
+        env = "RATEKEEPER_PER_SECOND_STORE",
+        value_name = "STORE",
+        hide_env_values = true
+    )]
     per_second_store: Option<String>,
     /// Put before every key of a shared store; counters in memory are not shared
     #[arg(

@@ -485,3 +485,65 @@ fn completions_are_there_for_common_shells() {
         assert!(out.contains("explain"), "{shell}");
     }
 }
+
+#[test]
+fn man_pages_are_there_for_all_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man1");
+    let mut command = program();
+    command.arg("man").arg("--out").arg(&out);
+    assert_eq!(text(&command.output().unwrap()).2, Some(0));
+    let serve = fs::read_to_string(out.join("ratekeeper-serve.1")).unwrap();
+    assert!(serve.contains(r"\-\-drain\-delay") && serve.contains("RATEKEEPER_DRAIN_DELAY"));
+    for page in ["ratekeeper", "ratekeeper-check", "ratekeeper-man"] {
+        assert!(out.join(format!("{page}.1")).exists(), "{page}");
+    }
+    let (page, _, code) = text(&program().arg("man").output().unwrap());
+    assert_eq!(code, Some(0));
+    assert!(page.contains(".SH SUBCOMMANDS"), "{page}");
+}
+
+/// Who is started anew only because Redis is away has won nothing.
+#[test]
+fn alive_though_the_store_has_never_been_reached() {
+    let rules = rules_folder();
+    let ports = free_ports();
+    let nobody = format!("redis://127.0.0.1:{}", free_ports()[0]);
+    let mut command = program();
+    command
+        .args([
+            "serve",
+            "--drain-delay",
+            "0s",
+            "--store",
+            &nobody,
+            "--rules",
+        ])
+        .arg(rules.path())
+        .env("GRPC_PORT", ports[0].to_string())
+        .env("PORT", ports[1].to_string());
+    let server = start(&mut command, ports);
+    let (status, why) = http(server.http, "GET", "/healthcheck", "");
+    assert_eq!((status, &*why), (503, "the store has not been reached yet"));
+    assert_eq!(http(server.http, "GET", "/livez", "").0, 200);
+}
+
+#[test]
+fn help_shows_no_password() {
+    let store = "redis://app:s3cret-word@h:6379";
+    let names = [
+        "RATEKEEPER_STORE",
+        "RATEKEEPER_PER_SECOND_STORE",
+        "REDIS_AUTH",
+        "REDIS_SENTINEL_AUTH",
+        "REDIS_PERSECOND_AUTH",
+        "REDIS_PERSECOND_SENTINEL_AUTH",
+    ];
+    let mut command = program();
+    command.args(["serve", "--help"]);
+    command.envs(names.map(|name| (name, store)));
+    let (help, _, code) = text(&command.output().unwrap());
+    assert_eq!(code, Some(0));
+    assert!(help.contains("RATEKEEPER_STORE"));
+    assert!(!help.contains("s3cret-word"), "{help}");
+}

@@ -10,6 +10,7 @@ mod envoy;
 mod hostile;
 mod layers;
 mod metrics;
+mod packaging;
 mod process;
 mod redis;
 mod rules;
