@@ -109,6 +109,8 @@ mod tests {
 
     /// Of a rule: key, value, and flags (`v`alue, `d`etailed, `s`hared).
     type Level = (&'static str, &'static str, &'static str);
+    /// Levels, the entries of a request, and the name.
+    type Case<'c> = (&'c [Level], &'c [(&'c str, &'c str)], &'c str);
 
     fn rule_of(levels: &[Level]) -> RuleDef {
         let (key, value, flags) = levels[0];
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn levels_are_named_as_the_reference_does() {
-        let cases: &[(&[Level], &[(&str, &str)], &str)] = &[
+        let cases: &[Case<'_>] = &[
             (&[("a", "b", "")], &[("a", "b")], "a_b"),
             (&[("a", "", "")], &[("a", "b")], "a"),
             (&[("a", "", "v")], &[("a", "b")], "a_b"),
