@@ -4,18 +4,25 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const PROTOS: [&str; 2] = [
+/// What we serve, as reflection shows it.
+const SERVED: [&str; 2] = [
     "envoy/service/ratelimit/v3/rls.proto",
     "grpc/health/v1/health.proto",
+];
+/// What we ask for.
+const ASKED: [&str; 2] = [
+    "envoy/service/discovery/v3/ads.proto",
+    "ratelimit/config/ratelimit/v3/rls_conf.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    let served = protox::compile(SERVED, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("descriptors.bin"), served.encode_to_vec())?;
+    let all = protox::compile(SERVED.into_iter().chain(ASKED), ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".envoy")
-        .compile_fds(descriptors)?;
+        .compile_fds(all)?;
     Ok(())
 }
