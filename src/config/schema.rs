@@ -19,10 +19,10 @@ use super::{
 };
 
 /// Levels of descriptors below each other.
-const MAX_LEVELS: usize = 100;
+pub(super) const MAX_LEVELS: usize = 100;
 
 /// One document.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) at: Mark,
     pub(super) name: Field<String>,
@@ -33,7 +33,7 @@ pub(super) struct Domain {
 }
 
 /// An element of `descriptors`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Descriptor {
     pub(super) at: Mark,
     pub(super) key: Field<String>,
@@ -51,7 +51,7 @@ pub(super) struct Descriptor {
 }
 
 /// A `rate_limit`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RateLimit {
     pub(super) at: Mark,
     pub(super) unit: Field<String>,
