@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use http::uri::Authority;
+use http::{Uri, uri::Authority};
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tower::service_fn;
 
 use crate::watch::Look;
 
@@ -87,7 +90,12 @@ impl Server {
         let server = self.clone();
         let endpoint = tokio::task::spawn_blocking(move || server.endpoint()).await;
         let endpoint = endpoint.map_err(|_| ConnectError::Ending)??;
-        match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        // Left to itself a channel would connect again, without us: it gets
+        // the means for one connection.
+        let mut address = Some(self.address.clone());
+        let connector = service_fn(move |_: Uri| tcp(address.take()));
+        let connecting = endpoint.connect_with_connector(connector);
+        match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(ConnectError::TimedOut),
         }
@@ -109,16 +117,27 @@ impl Server {
     fn endpoint(&self) -> Result<Endpoint, ConnectError> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address))?
-            .tcp_keepalive(Some(TCP_KEEPALIVE))
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(self.keepalive_interval)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_timeout(self.keepalive_interval.min(PING_TIMEOUT))
             .keep_alive_while_idle(true);
         match &self.tls {
             None => Ok(endpoint),
             Some(tls) => tls.secure(endpoint),
         }
     }
+}
+
+async fn tcp(address: Option<Address>) -> io::Result<TokioIo<TcpStream>> {
+    let Some(Address(authority)) = address else {
+        return Err(io::Error::other("the connection has ended"));
+    };
+    let host = authority.host().trim_matches(['[', ']']);
+    let port = authority.port_u16().unwrap_or_default();
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE);
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(TokioIo::new(stream))
 }
 
 // === impl Tls ===

@@ -17,3 +17,4 @@ mod ruletest;
 mod schema;
 mod support;
 mod wire;
+mod xds;

@@ -259,7 +259,10 @@ fn the_discovery_messages_come_back_whole() {
     let theirs: t::DiscoveryRequest = across(&request);
     assert_eq!(theirs.version_info, "1");
     assert_eq!(theirs.resource_names, ["resource"]);
-    assert_eq!((&*theirs.type_url, &*theirs.response_nonce), ("type", "nonce"));
+    assert_eq!(
+        (&*theirs.type_url, &*theirs.response_nonce),
+        ("type", "nonce")
+    );
     let error = their_rpc::Status {
         code: 3,
         message: "message".to_owned(),
