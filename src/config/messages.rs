@@ -79,15 +79,19 @@ impl Message<'_, '_, '_> {
             return vec![];
         }
         self.level += 1;
-        let read = descriptors
-            .into_iter()
-            .map(|descriptor| self.descriptor(descriptor))
-            .collect();
+        let read = descriptors.into_iter();
+        let read = read.filter_map(|descriptor| self.descriptor(descriptor));
+        let read = read.collect();
         self.level -= 1;
         read
     }
 
-    fn descriptor(&mut self, said: RateLimitDescriptor) -> Descriptor {
+    fn descriptor(&mut self, said: RateLimitDescriptor) -> Option<Descriptor> {
+        // Two bytes of a message are enough for one: it is let go at once.
+        if said.key.is_empty() {
+            self.problem("descriptor has empty key".to_owned());
+            return None;
+        }
         let above = self.path.len();
         self.path.push('.');
         self.path.push_str(&clip(&said.key));
@@ -95,7 +99,9 @@ impl Message<'_, '_, '_> {
             at: NOWHERE,
             key: text(said.key),
             value: text(said.value),
-            rate_limit: said.rate_limit.map(|policy| self.rate_limit(policy)),
+            rate_limit: said
+                .rate_limit
+                .map(|policy| Box::new(self.rate_limit(policy))),
             shadow_mode: said.shadow_mode,
             quota_mode: said.quota_mode,
             detailed_metric: said.detailed_metric,
@@ -106,7 +112,7 @@ impl Message<'_, '_, '_> {
             ..Descriptor::default()
         };
         self.path.truncate(above);
-        descriptor
+        Some(descriptor)
     }
 
     fn rate_limit(&mut self, said: RateLimitPolicy) -> RateLimit {
