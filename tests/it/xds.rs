@@ -327,10 +327,9 @@ async fn it_comes_back_after_waits_that_grow() {
         drop(peer);
     }
     drop(deaf);
-    let waits: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert!(waits[0] >= Duration::from_millis(150), "{waits:?}");
-    assert!(waits[1] >= waits[0].mul_f64(1.3), "{waits:?}");
-    assert!(waits[2] >= waits[1].mul_f64(1.3), "{waits:?}");
+    // 200, 400 and 800 ms; they would be 300 together if they did not grow.
+    let waited = times[3] - times[0];
+    assert!(waited >= Duration::from_millis(1_000), "{waited:?}");
     // Rules stay meanwhile.
     assert_eq!(client.ask("a").await, Ok(Code::OverLimit));
     let figures = client.figures();
@@ -395,18 +394,13 @@ async fn a_large_message_needs_room() {
     management.stream().await;
     drop(small);
 
+    let mut management = Management::start(0, None).await;
     let _client = Client::start(Config {
         max_message_bytes: MAX_MESSAGE_BYTES + 1_000,
         ..config(&management)
     });
-    let mut stream = loop {
-        let mut stream = management.stream().await;
-        stream.request().await;
-        // The other one's are over.
-        if !stream.is_over().await {
-            break stream;
-        }
-    };
+    let mut stream = management.stream().await;
+    stream.request().await;
     stream.adopt("1", &[large]).await;
 }
 

@@ -164,12 +164,6 @@ impl Stream {
             .expect("the stream goes on")
     }
 
-    /// The client has gone.
-    pub(crate) async fn is_over(&mut self) -> bool {
-        let soon = timeout(Duration::from_millis(200), self.requests.message()).await;
-        matches!(soon, Ok(Ok(None) | Err(_)))
-    }
-
     /// Sends these, and no more.
     pub(crate) async fn send(&self, version: &str, nonce: &str, configs: &[RateLimitConfig]) {
         let resources = configs.iter().map(|config| Any {
