@@ -29,7 +29,7 @@ pub(super) struct Xds {
     #[arg(long, env = "RATEKEEPER_XDS_SERVER", value_name = "HOST:PORT", value_parser = Address::parse)]
     xds_server: Option<Address>,
     /// Where rules come from, unless --xds-server is given: FILE or GRPC_XDS_SOTW
-    #[arg(long, env = "CONFIG_TYPE", value_name = "TYPE", default_value = "FILE", value_parser = from_server())]
+    #[arg(long, env = "CONFIG_TYPE", value_name = "TYPE", default_value = "FILE", value_parser = from_server(), action = ArgAction::Set)]
     config_type: bool,
     /// The management server of --config-type GRPC_XDS_SOTW
     #[arg(long, env = "CONFIG_GRPC_XDS_SERVER_URL", value_name = "HOST:PORT", default_value = "localhost:18000",

@@ -158,11 +158,9 @@ async fn nothing_listens_before_the_first_rules() {
 async fn a_signal_ends_the_wait() {
     let mut management = Management::start(0, None).await;
     let server = management.address.to_string();
-    let environment = [
-        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
-        ("CONFIG_GRPC_XDS_SERVER_URL", &*server),
-    ];
-    let mut program = Program::start(program(), &["serve"], &environment);
+    let environment = [("CONFIG_GRPC_XDS_SERVER_URL", &*server)];
+    let flags = ["serve", "--config-type", "GRPC_XDS_SOTW"];
+    let mut program = Program::start(program(), &flags, &environment);
     program.says("waiting for the first rules from ").await;
     management.stream().await;
     assert!(program.terminate().await.success());
