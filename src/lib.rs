@@ -3,7 +3,7 @@
 //! A rate-limit decision service. One request goes [`service`] →
 //! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
 //! → [`service`]. Rules come from [`config`], by way of the [`rulebook`] when
-//! they change ([`watch`]); [`app`] puts everything
+//! they change ([`watch`]), or from a management server ([`xds`]); [`app`] puts everything
 //! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
 //! where time comes from; [`counts`] and [`catalogue`] are what is counted.
 
@@ -24,3 +24,4 @@ pub mod settings;
 pub mod storage;
 pub mod telemetry;
 pub mod watch;
+pub mod xds;

@@ -20,6 +20,7 @@ use crate::{
     settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
     telemetry::metrics::Metrics,
+    xds::Subscription,
 };
 
 /// File descriptors wanted, if the system allows so many.
@@ -37,6 +38,10 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     allow_connections();
     let limiter = Arc::new(limiter(arguments)?);
     let rulebook = Arc::new(Rulebook::new(limiter, Clock::System));
+    if let Some(config) = arguments.management_server()? {
+        let subscription = Arc::new(Subscription::new(config, Arc::clone(&rulebook)));
+        return block_on(serve(arguments, rulebook, Some(subscription)));
+    }
     let source = arguments.rules_source()?;
     match load(&source) {
         Ok((rules, summary)) => {
@@ -47,19 +52,38 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
         Err(error) if arguments.compat => rulebook.refuse(format_args!("{error:#}")),
         Err(error) => return Err(error),
     }
+    block_on(serve(arguments, rulebook, None))
+}
+
+fn block_on(serving: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(arguments, rulebook));
+    let ended = runtime.block_on(serving);
     // A name that is still being looked up holds nobody up.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(arguments: &Serve, rulebook: Arc<Rulebook>) -> anyhow::Result<ExitCode> {
-    let signals = signals()?;
+async fn serve(
+    arguments: &Serve,
+    rulebook: Arc<Rulebook>,
+    subscription: Option<Arc<Subscription>>,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = signals()?;
     let sink = arguments.sink()?;
+    if let Some(subscription) = &subscription {
+        tokio::spawn(Arc::clone(subscription).run());
+    }
     look_for_store(rulebook.limiter()).await;
+    if let Some(subscription) = subscription.filter(|_| !arguments.starts_without_rules()) {
+        let server = &subscription.server().address;
+        println!("waiting for the first rules from {server}");
+        tokio::select! {
+            () = subscription.first() => {}
+            _ = signals.recv() => return Ok(ExitCode::SUCCESS),
+        }
+    }
     let grpc = match arguments.grpc_address() {
         GrpcAddress::Tcp(address) => Listener::tcp(address)
             .with_context(|| format!("cannot listen for gRPC on {address}"))?,

@@ -5,13 +5,20 @@ use std::{
     sync::Arc,
 };
 
-use crate::engine::responses::ResponsesDef;
-use crate::engine::rules::{
-    ChargePolicy, DomainDef, DomainPolicy, OnStoreFailure, RuleDef, RuleSet, Source, composite_key,
+use crate::{
+    engine::{
+        responses::ResponsesDef,
+        rules::{
+            ChargePolicy, DomainDef, DomainPolicy, OnStoreFailure, RuleDef, RuleSet, Source,
+            composite_key,
+        },
+    },
+    proto::ratelimit::config::ratelimit::v3::RateLimitConfig,
 };
 
 use super::{
     limits,
+    messages::Messages,
     problem::{LOADING, Problems, Report, Stage, clip},
     schema::{self, Choice, Descriptor, Domain},
     yaml::{self, Mark},
@@ -50,33 +57,39 @@ pub fn compile(files: &[SourceFile], options: &Options) -> Result<RuleSet, Probl
     let mut sorted: Vec<&SourceFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let mut problems = Problems::default();
-    let mut loader = Loader {
-        options,
-        domains: vec![],
-        by_name: HashMap::new(),
-    };
+    let mut loader = Loader::new(options);
     for file in &sorted {
         loader.file(file, &mut problems);
     }
-    if problems.is_empty() {
-        match RuleSet::compile(loader.domains) {
-            Ok(rules) => return Ok(rules),
-            Err(error) => {
-                let file = sorted
-                    .last()
-                    .map_or_else(|| "".into(), |file| Arc::clone(&file.name));
-                Report::new(file, "", &mut problems).add(
-                    Stage::Rules,
-                    Mark::START,
-                    "",
-                    error.to_string(),
-                    None,
-                );
-            }
-        }
+    let last = sorted.last().map(|file| Arc::clone(&file.name));
+    loader.finish(last, problems).map_err(|mut problems| {
+        problems.sort();
+        problems
+    })
+}
+
+/// Compiles a management server's resources, of one configuration, in their
+/// order.
+///
+/// Pure, and as safe as [`compile`] on anything that is not nested deeper
+/// than a decoder lets pass.
+///
+/// # Errors
+/// All mistakes of all of them, in their order; then nothing is loaded.
+pub fn compile_messages(
+    configs: Vec<RateLimitConfig>,
+    options: &Options,
+) -> Result<RuleSet, Problems> {
+    let mut problems = Problems::default();
+    let mut loader = Loader::new(options);
+    let mut messages = Messages::default();
+    let mut last = None;
+    for config in configs {
+        let (domain, mut report) = messages.read(config, &mut problems);
+        last = Some(Arc::clone(report.file()));
+        loader.domain(domain, &mut report);
     }
-    problems.sort();
-    Err(problems)
+    loader.finish(last, problems)
 }
 
 /// What has been loaded so far.
@@ -102,7 +115,28 @@ type Siblings = HashMap<String, Source>;
 
 // === impl Loader ===
 
-impl Loader<'_> {
+impl<'o> Loader<'o> {
+    fn new(options: &'o Options) -> Self {
+        Self {
+            options,
+            domains: vec![],
+            by_name: HashMap::new(),
+        }
+    }
+
+    /// What there is, if nothing is wrong with it; `last` is the name of
+    /// what was loaded last.
+    fn finish(self, last: Option<Arc<str>>, mut problems: Problems) -> Result<RuleSet, Problems> {
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        RuleSet::compile(self.domains).map_err(|error| {
+            let mut report = Report::new(last.unwrap_or_default(), "", &mut problems);
+            report.add(Stage::Rules, Mark::START, "", error.to_string(), None);
+            problems
+        })
+    }
+
     fn file(&mut self, file: &SourceFile, problems: &mut Problems) {
         let name = Arc::clone(&file.name);
         let text = match text_of(&file.bytes) {

@@ -8,7 +8,7 @@ use crate::engine::{
     limit::{Limit, Quota, Unit},
     metadata,
     responses::{Body, ResponsesDef},
-    rules::{Counting, Domain, LimitRule, RuleId, RuleSet},
+    rules::{Counting, Domain, LimitRule, RuleId, RuleSet, Source},
 };
 
 use super::{
@@ -183,10 +183,17 @@ fn rule(rules: &RuleSet, id: RuleId) -> Map<String, Value> {
         value.insert("metadata".into(), map(&detail.metadata));
     }
     if let Some(source) = &detail.source {
-        let source = json!({"file": *source.file, "line": source.line});
-        value.insert("source".into(), source);
+        value.insert("source".into(), place(source));
     }
     value
+}
+
+/// What a management server sends has a name, but no lines.
+fn place(source: &Source) -> Value {
+    match source.line {
+        0 => json!({"file": *source.file}),
+        line => json!({"file": *source.file, "line": line}),
+    }
 }
 
 fn limit(quota: Quota, name: &str, replaces: &[Box<str>]) -> Map<String, Value> {

@@ -36,7 +36,7 @@ impl Validator<'_, '_> {
         &mut self,
         descriptor: &mut Descriptor,
     ) -> (Option<LimitDef>, Vec<LimitDef>) {
-        let first = descriptor.rate_limit.take();
+        let first = descriptor.rate_limit.take().map(|limit| *limit);
         let several = std::mem::take(&mut descriptor.rate_limits);
         let is_list = !several.is_empty();
         let marks: Vec<Mark> = first.iter().chain(&several).map(|limit| limit.at).collect();
@@ -531,7 +531,8 @@ fn seconds(text: &str) -> Option<u64> {
 /// The descriptors that a descriptor's limits name as opening them: their
 /// composite keys, and where they are named.
 pub(super) fn gates(descriptor: &Descriptor) -> Vec<(Mark, String)> {
-    let limits = descriptor.rate_limit.iter().chain(&descriptor.rate_limits);
+    let limits = descriptor.rate_limit.as_deref().into_iter();
+    let limits = limits.chain(&descriptor.rate_limits);
     let named = limits.filter_map(|limit| match (&limit.opens_for, &limit.opened_by) {
         (Field::Given(..), Field::Given(value, at)) => {
             Some((*at, composite_key(descriptor.key.as_str(), value)))

@@ -12,7 +12,7 @@ use super::{
 
 /// Maps and lists may nest this deep: each level becomes three messages in
 /// an answer, and protobuf's readers stop at a hundred.
-const MAX_DEPTH: usize = 24;
+pub(super) const MAX_DEPTH: usize = 24;
 
 /// Mistakes of one rule that are told.
 const MAX_MISTAKES: usize = 1_000;

@@ -7,7 +7,8 @@
 //! In reading order: [`files`] a path → the files below it · `yaml` text →
 //! nodes with places · `scalar` what a scalar means · `reader` nodes of an
 //! expected kind · `schema` nodes → typed definitions · `metadata` free data
-//! of rules · `responses` how answers look · [`mod@compile`] definitions →
+//! of rules · `responses` how answers look · `messages` a management server's
+//! messages → typed definitions · [`mod@compile`] definitions →
 //! `engine::rules` · `limits` a descriptor's limits · [`problem`] mistakes and
 //! how they are shown · [`dump`] compiled rules → JSON · [`mod@json_schema`]
 //! what a file may say, for editors.
@@ -17,6 +18,7 @@ pub mod dump;
 pub mod files;
 pub mod json_schema;
 mod limits;
+mod messages;
 mod metadata;
 pub mod problem;
 mod reader;
@@ -26,7 +28,7 @@ mod schema;
 pub(crate) mod yaml;
 
 pub use self::{
-    compile::{Options, SourceFile, compile},
+    compile::{Options, SourceFile, compile, compile_messages},
     dump::{to_json, to_lines},
     files::{ReadError, ReadOptions, read},
     json_schema::json_schema,

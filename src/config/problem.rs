@@ -208,6 +208,28 @@ impl Problems {
             .collect()
     }
 
+    /// The mistakes in a line each, `NAME: TEXT, in PATH`, as far as
+    /// `max_bytes` go: for places where there are no files. With `compat`
+    /// without the path, exactly as the reference would tell them.
+    #[must_use]
+    pub fn one_line_each(&self, compat: bool, max_bytes: usize) -> String {
+        let mut text = String::new();
+        for (told, problem) in self.list.iter().enumerate() {
+            let line = problem.line_with_path(compat);
+            if told > 0 && text.len() + line.len() > max_bytes {
+                let more = self.len() - told;
+                text.push_str(&format!("\nand {} more", counted(more, "mistake")));
+                return text;
+            }
+            text.push_str(if told > 0 { "\n" } else { "" });
+            text.push_str(&line);
+        }
+        if self.left_out > 0 {
+            text.push_str(&format!("\nand {} more", counted(self.left_out, "mistake")));
+        }
+        text
+    }
+
     /// The mistakes as JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -260,6 +282,14 @@ impl Problem {
             None => self.message.clone(),
         };
         on_one_line(&format!("{}: {message}", self.file))
+    }
+
+    fn line_with_path(&self, compat: bool) -> String {
+        let line = self.compat_line();
+        if compat || self.path.is_empty() || self.message.contains(&self.path) {
+            return line;
+        }
+        format!("{line}, in {}", on_one_line(&self.path))
     }
 
     fn to_json(&self) -> Value {

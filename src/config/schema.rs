@@ -19,10 +19,10 @@ use super::{
 };
 
 /// Levels of descriptors below each other.
-const MAX_LEVELS: usize = 100;
+pub(super) const MAX_LEVELS: usize = 100;
 
 /// One document.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) at: Mark,
     pub(super) name: Field<String>,
@@ -33,12 +33,13 @@ pub(super) struct Domain {
 }
 
 /// An element of `descriptors`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Descriptor {
     pub(super) at: Mark,
     pub(super) key: Field<String>,
     pub(super) value: Field<String>,
-    pub(super) rate_limit: Option<RateLimit>,
+    /// Boxed: most of a descriptor's size, and many have none.
+    pub(super) rate_limit: Option<Box<RateLimit>>,
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) shadow_mode: bool,
     pub(super) quota_mode: bool,
@@ -51,7 +52,7 @@ pub(super) struct Descriptor {
 }
 
 /// A `rate_limit`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RateLimit {
     pub(super) at: Mark,
     pub(super) unit: Field<String>,
@@ -248,7 +249,7 @@ impl Reader<'_, '_> {
             at: fields.at,
             key: self.text(fields.get("key"), "key"),
             value: self.text(fields.get("value"), "value"),
-            rate_limit: self.rate_limit(fields.get("rate_limit")),
+            rate_limit: self.rate_limit(fields.get("rate_limit")).map(Box::new),
             rate_limits: self.rate_limits(fields.get("rate_limits")),
             shadow_mode: self.flag(&fields, "shadow_mode"),
             quota_mode: self.flag(&fields, "quota_mode"),

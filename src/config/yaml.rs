@@ -20,7 +20,7 @@ use super::problem::clip;
 pub(crate) const MAX_DEPTH: usize = 256;
 
 /// Values that a file may hold.
-const MAX_NODES: u64 = 4_000_000;
+pub(crate) const MAX_NODES: u64 = 4_000_000;
 
 /// Values (and 64-byte pieces of text) that aliases may stand for.
 const MAX_ALIASED: u64 = 1_000_000;
@@ -28,8 +28,8 @@ const MAX_ALIASED: u64 = 1_000_000;
 /// Mistakes in one file after which reading ends.
 const MAX_MISTAKES: usize = 1_000;
 
-/// A place in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in a file; all 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Bytes before it.
     pub(crate) offset: u32,

@@ -27,7 +27,7 @@ use super::{
 pub struct Source {
     /// The file, as the reader names it.
     pub file: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0 where there are none.
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,

@@ -6,6 +6,7 @@
 pub(crate) mod answers;
 mod store;
 mod telemetry;
+mod xds;
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
@@ -58,6 +59,8 @@ pub struct Serve {
     listen: Listen,
     #[command(flatten)]
     runtime: Runtime,
+    #[command(flatten)]
+    xds: xds::Xds,
     #[command(flatten)]
     decide: Decide,
     #[command(flatten)]
@@ -282,10 +285,7 @@ impl Serve {
     /// # Errors
     /// Nothing says where.
     pub fn rules_source(&self) -> anyhow::Result<RulesSource> {
-        let compile = config::Options {
-            merge_domains: self.runtime.merge_domains,
-            compat: self.compat,
-        };
+        let compile = self.compile();
         if let Some(path) = &self.rules {
             let read = ReadOptions::default();
             return Ok(RulesSource {
@@ -303,6 +303,27 @@ impl Serve {
             read,
             compile,
         })
+    }
+
+    /// Where rules come from, if it is a management server.
+    ///
+    /// # Errors
+    /// They are said to be in files as well.
+    pub fn management_server(&self) -> anyhow::Result<Option<crate::xds::Config>> {
+        self.xds.config(self.rules.as_ref(), self.compile())
+    }
+
+    /// Listen before the first rules have come from a management server.
+    #[must_use]
+    pub fn starts_without_rules(&self) -> bool {
+        self.xds.starts_without_rules()
+    }
+
+    fn compile(&self) -> config::Options {
+        config::Options {
+            merge_domains: self.runtime.merge_domains,
+            compat: self.compat,
+        }
     }
 
     /// Where to listen for gRPC.

@@ -11,12 +11,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["engine"]),
     ("clock.rs", &["engine"]),
     ("counts.rs", &[]),
-    ("config", &["config", "engine"]),
+    ("config", &["config", "engine", "proto"]),
     ("storage", &["storage", "engine", "clock", "counts"]),
     ("telemetry", &["telemetry", "engine", "counts", "proto"]),
     ("limiter.rs", &["engine", "clock", "storage", "telemetry"]),
     ("rulebook.rs", &["engine", "clock", "limiter"]),
     ("watch.rs", &[]),
+    ("xds", &["xds", "config", "proto", "rulebook", "watch"]),
     (
         "service",
         &[

@@ -18,3 +18,4 @@ mod ruletest;
 mod schema;
 mod support;
 mod wire;
+mod xds;

@@ -226,3 +226,113 @@ fn header_values_carry_all_three_fields() {
         ("k", "v", &b"r"[..])
     );
 }
+
+#[test]
+fn the_discovery_messages_come_back_whole() {
+    use envoy_types::pb::{envoy::service::discovery::v3 as t, google::rpc as their_rpc};
+    use ratekeeper::proto::{
+        envoy::{config::core::v3::node::UserAgentVersionType, service::discovery::v3 as o},
+        google::rpc,
+    };
+    let text = |text: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+    };
+    let version = UserAgentVersionType::UserAgentVersion("version".to_owned());
+    let request = o::DiscoveryRequest {
+        version_info: "1".to_owned(),
+        node: Some(our_core::Node {
+            id: "id".to_owned(),
+            metadata: Some(prost_types::Struct {
+                fields: [("field".to_owned(), text("text"))].into(),
+            }),
+            user_agent_name: "name".to_owned(),
+            user_agent_version_type: Some(version),
+        }),
+        resource_names: vec!["resource".to_owned()],
+        type_url: "type".to_owned(),
+        response_nonce: "nonce".to_owned(),
+        error_detail: Some(rpc::Status {
+            code: 3,
+            message: "message".to_owned(),
+        }),
+    };
+    let theirs: t::DiscoveryRequest = across(&request);
+    assert_eq!(theirs.version_info, "1");
+    assert_eq!(theirs.resource_names, ["resource"]);
+    assert_eq!(
+        (&*theirs.type_url, &*theirs.response_nonce),
+        ("type", "nonce")
+    );
+    let error = their_rpc::Status {
+        code: 3,
+        message: "message".to_owned(),
+        details: vec![],
+    };
+    assert_eq!(theirs.error_detail, Some(error));
+    let node = theirs.node.as_ref().unwrap();
+    assert_eq!((&*node.id, &*node.user_agent_name), ("id", "name"));
+    assert_eq!(node.metadata.as_ref().unwrap().fields.len(), 1);
+    assert!(node.user_agent_version_type.is_some());
+    assert_eq!(across::<o::DiscoveryRequest>(&theirs), request);
+
+    let response = t::DiscoveryResponse {
+        version_info: "2".to_owned(),
+        resources: vec![their_types::Any {
+            type_url: "type".to_owned(),
+            value: vec![0, 255],
+        }],
+        type_url: "types".to_owned(),
+        nonce: "nonce".to_owned(),
+        ..Default::default()
+    };
+    let read: o::DiscoveryResponse = across(&response);
+    assert_eq!(read.resources[0].value, [0, 255]);
+    assert_eq!(across::<t::DiscoveryResponse>(&read), response);
+}
+
+#[test]
+fn rules_in_messages_come_back_whole() {
+    use envoy_types::pb::ratelimit::config::ratelimit::v3 as t;
+    use ratekeeper::proto::ratelimit::config::ratelimit::v3 as o;
+    let text = |text: &str| their_types::Value {
+        kind: Some(their_types::value::Kind::StringValue(text.to_owned())),
+    };
+    let below = t::RateLimitDescriptor {
+        key: "below".to_owned(),
+        shadow_mode: true,
+        detailed_metric: true,
+        quota_mode: true,
+        metadata: Some(their_types::Struct {
+            fields: [("field".to_owned(), text("text"))].into(),
+        }),
+        ..Default::default()
+    };
+    let config = t::RateLimitConfig {
+        name: "name".to_owned(),
+        domain: "domain".to_owned(),
+        descriptors: vec![t::RateLimitDescriptor {
+            key: "key".to_owned(),
+            value: "value".to_owned(),
+            rate_limit: Some(t::RateLimitPolicy {
+                unit: 6,
+                requests_per_unit: u32::MAX,
+                unlimited: true,
+                name: "limit".to_owned(),
+                replaces: vec![t::RateLimitReplace {
+                    name: "other".to_owned(),
+                }],
+            }),
+            descriptors: vec![below],
+            ..Default::default()
+        }],
+    };
+    let read: o::RateLimitConfig = across(&config);
+    assert_eq!(across::<t::RateLimitConfig>(&read), config);
+    for number in 0..7 {
+        assert_eq!(
+            o::RateLimitUnit::try_from(number).unwrap().as_str_name(),
+            t::RateLimitUnit::try_from(number).unwrap().as_str_name(),
+        );
+    }
+    assert_eq!(o::RateLimitUnit::Week as i32, 7, "a week is newer");
+}
