@@ -35,6 +35,7 @@ use crate::{
     },
     storage::{AnyStore, MemoryStore},
     telemetry::metrics::{mapping::Mapper, reference, statsd},
+    xds::Subscription,
 };
 
 /// Settings of the running process.
@@ -80,6 +81,7 @@ pub struct App {
     debug: Option<Listener>,
     prometheus: Option<Exposition>,
     statsd: Option<statsd::Config>,
+    subscription: Option<Arc<Subscription>>,
 }
 
 /// The reference's statistics, for Prometheus.
@@ -131,6 +133,7 @@ impl App {
             debug: None,
             prometheus: None,
             statsd: None,
+            subscription: None,
         }
     }
 
@@ -152,6 +155,13 @@ impl App {
     #[must_use]
     pub fn with_statsd(mut self, config: statsd::Config) -> Self {
         self.statsd = Some(config);
+        self
+    }
+
+    /// The same, and rules come from a management server.
+    #[must_use]
+    pub fn following(mut self, subscription: Option<Arc<Subscription>>) -> Self {
+        self.subscription = subscription;
         self
     }
 
@@ -194,13 +204,14 @@ impl App {
         let table = || Table::new(limits.max_connections);
         let (table, http_table, debug_table, prometheus_table) =
             (table(), table(), table(), table());
-        let catalogue = Arc::new(Catalogue::new(
+        let catalogue = Catalogue::new(
             Arc::clone(&self.rulebook),
             vec![
                 ("grpc", Arc::clone(&table)),
                 ("http", Arc::clone(&http_table)),
             ],
-        ));
+        );
+        let catalogue = Arc::new(catalogue.following(self.subscription));
         let (done, workers) = mpsc::channel(1);
         let senders = (0..self.config.workers.max(1))
             .map(|number| worker::start(number, duty.clone(), done.clone()))

@@ -19,6 +19,7 @@ use crate::{
         reference::{self, Stat},
         series::Numbers,
     },
+    xds::Subscription,
 };
 
 /// A metric's name, and what it says.
@@ -135,12 +136,26 @@ pub const METRICS: &[Entry] = &[
         "ratekeeper_store_up",
         "1 when nothing is wrong with the store.",
     ),
+    (
+        "ratekeeper_xds_connected",
+        "1 while there is a connection to the management server.",
+    ),
+    (
+        "ratekeeper_xds_reconnects_total",
+        "Tries to connect to the management server again.",
+    ),
+    (
+        "ratekeeper_xds_responses_total",
+        "Responses of the management server by outcome.",
+    ),
 ];
 
 /// Where the numbers come from.
 #[derive(Debug)]
 pub struct Catalogue {
     rulebook: Arc<Rulebook>,
+    /// Rules may come from a management server.
+    subscription: Option<Arc<Subscription>>,
     /// Connections, by the name of their listener.
     tables: Vec<(&'static str, Arc<Table>)>,
 }
@@ -150,7 +165,17 @@ pub struct Catalogue {
 impl Catalogue {
     /// Reads from all of these.
     pub(crate) fn new(rulebook: Arc<Rulebook>, tables: Vec<(&'static str, Arc<Table>)>) -> Self {
-        Self { rulebook, tables }
+        Self {
+            rulebook,
+            subscription: None,
+            tables,
+        }
+    }
+
+    /// The same, and rules come from a management server.
+    pub(crate) fn following(mut self, subscription: Option<Arc<Subscription>>) -> Self {
+        self.subscription = subscription;
+        self
     }
 
     fn limiter(&self) -> &Limiter {
@@ -177,6 +202,7 @@ impl Catalogue {
         self.rules(&mut told);
         self.series(&mut told);
         self.store(&mut told);
+        self.management_server(&mut told);
         families.to_text()
     }
 
@@ -227,6 +253,27 @@ impl Catalogue {
         );
         let rules = self.limiter().rules().map_or(0, |rules| rules.len() as u64);
         told.gauge("ratekeeper_rules_in_force", &[], float(rules));
+    }
+
+    fn management_server(&self, told: &mut Told<'_>) {
+        let Some(subscription) = &self.subscription else {
+            return;
+        };
+        let figures = subscription.figures();
+        let connected = f64::from(u8::from(figures.connected));
+        told.gauge("ratekeeper_xds_connected", &[], connected);
+        told.counter("ratekeeper_xds_reconnects_total", &[], figures.reconnects);
+        for (outcome, count) in [
+            ("accepted", figures.accepted),
+            ("refused", figures.refused),
+            ("undecodable", figures.undecodable),
+        ] {
+            told.counter(
+                "ratekeeper_xds_responses_total",
+                &[("outcome", outcome)],
+                count,
+            );
+        }
     }
 
     fn series(&self, told: &mut Told<'_>) {

@@ -76,7 +76,8 @@ async fn serve(
         tokio::spawn(Arc::clone(subscription).run());
     }
     look_for_store(rulebook.limiter()).await;
-    if let Some(subscription) = subscription.filter(|_| !arguments.starts_without_rules()) {
+    let waits = !arguments.starts_without_rules();
+    if let Some(subscription) = subscription.as_ref().filter(|_| waits) {
         let server = &subscription.server().address;
         println!("waiting for the first rules from {server}");
         tokio::select! {
@@ -95,7 +96,7 @@ async fn serve(
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
     let (grpc_name, http_name) = (grpc.to_string(), http.to_string());
     let app = with_listeners(
-        App::new(arguments.app()?, rulebook, grpc, http),
+        App::new(arguments.app()?, rulebook, grpc, http).following(subscription),
         arguments,
         sink,
     )?;

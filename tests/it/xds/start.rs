@@ -304,6 +304,14 @@ async fn it_starts_as_envoy_gateway_starts_it() {
     assert!(keys.lines().any(|key| key.starts_with("a_k_v_")), "{keys}");
     stream.adopt("3", &[]).await;
     assert_eq!(ask(channel, "a").await.unwrap(), Code::Ok);
+    let (_, told) = http(ipv4(http_address), "GET", "/metrics", "");
+    for line in [
+        "ratekeeper_xds_connected 1",
+        "ratekeeper_xds_reconnects_total 0",
+        r#"ratekeeper_xds_responses_total{outcome="accepted"} 3"#,
+    ] {
+        assert!(told.lines().any(|it| it == line), "{line}\n{told}");
+    }
     // The stream is open.
     assert!(program.terminate().await.success());
 }
