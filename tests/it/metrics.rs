@@ -98,7 +98,9 @@ fn our_own_metrics_tell_everything() {
 #[test]
 fn every_metric_of_the_catalogue_is_told_and_no_other() {
     let redis = Redis::plain();
-    let server = Server::start(RULES, &["--store", &redis.address()]);
+    let patient = ["--store-timeout", "5s"];
+    let store = ["--store", &redis.address()];
+    let server = Server::start(RULES, &[store, patient].concat());
     ask_all(&server);
     let told = text(server.http, "/metrics");
     let mut told = names(&told);
