@@ -12,7 +12,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -489,6 +489,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         if silent >= patience
             && let Some(ping) = &mut self.ping
         {
+            // There is no other before the last one's answer was taken.
+            let _ = ping.poll_pong(&mut Context::from_waker(Waker::noop()));
             // It fails when one is on its way already: one is enough.
             let _ = ping.send_ping(Ping::opaque());
         }
