@@ -245,3 +245,7 @@ impl std::fmt::Debug for Tls {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
