@@ -26,6 +26,11 @@ impl<T> Counted<T> {
     pub(crate) fn new(inner: T, switch: Arc<Switch>) -> Self {
         Self { inner, switch }
     }
+
+    #[cfg(test)]
+    pub(crate) fn get_ref(&self) -> &T {
+        &self.inner
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {

@@ -1,4 +1,9 @@
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -8,14 +13,15 @@ use rustls::{
 };
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncWriteExt as _, DuplexStream, duplex},
+    io::{AsyncWriteExt as _, DuplexStream, ReadBuf, duplex},
     time::sleep,
 };
-use tokio_rustls::{TlsConnector, client};
+use tokio_rustls::{TlsConnector, client::TlsStream as ClientStream};
 
 use super::*;
 use crate::service::{
     certificates::Protocol,
+    counted::Counted,
     held_io::{HeldIo, Switch},
     listener::Table,
 };
@@ -55,11 +61,26 @@ async fn hear(tls: &Tls, said: &[u8], goes: bool) -> bool {
 
 type Ends = (
     Option<Box<TlsStream<DuplexStream>>>,
-    io::Result<client::TlsStream<DuplexStream>>,
+    io::Result<ClientStream<DuplexStream>>,
 );
 
 /// Both ends of a connection, of a client that trusts `certificate` alone.
 async fn meet(tls: &Tls, certificate: CertificateDer<'static>, alpn: &[u8]) -> Ends {
+    let (ours, theirs) = duplex(1 << 20);
+    let seat = Table::new(1).seat().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    tokio::join!(
+        tls.accept(ours, &seat, deadline),
+        TlsConnector::from(client(certificate, alpn)).connect(name(), theirs)
+    )
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("a.example").unwrap()
+}
+
+/// A client that trusts `certificate` alone.
+fn client(certificate: CertificateDer<'static>, alpn: &[u8]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -68,14 +89,7 @@ async fn meet(tls: &Tls, certificate: CertificateDer<'static>, alpn: &[u8]) -> E
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
-    let (ours, theirs) = duplex(1 << 20);
-    let seat = Table::new(1).seat().await;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let name = ServerName::try_from("a.example").unwrap();
-    tokio::join!(
-        tls.accept(ours, &seat, deadline),
-        TlsConnector::from(Arc::new(config)).connect(name, theirs)
-    )
+    Arc::new(config)
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,6 +150,77 @@ async fn a_flush_is_one_record() {
     let mut socket = theirs.unwrap().into_inner().0;
     socket.read_to_end(&mut wire).await.unwrap();
     assert_eq!(wire.len(), 100 * 100 + OVERHEAD);
+}
+
+/// A socket that takes in all it is given, and counts how often.
+struct Taker {
+    inner: DuplexStream,
+    writes: usize,
+}
+
+impl AsyncRead for Taker {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Taker {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes += 1;
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes += 1;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn records_of_a_flush_leave_with_one_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = renew(folder.path());
+    let tls = load(&folder);
+    let (inner, theirs) = duplex(1 << 20);
+    let switch = Arc::new(Switch::default());
+    let counted = Counted::new(Taker { inner, writes: 0 }, Arc::clone(&switch));
+    let seat = Table::new(1).seat().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let (ours, _theirs) = tokio::join!(
+        tls.accept(counted, &seat, deadline),
+        TlsConnector::from(client(certificate, b"h2")).connect(name(), theirs)
+    );
+    assert!(switch.bytes_read() > 100, "the hello counts");
+    let mut ours = ours.unwrap();
+    let before = ours.get_ref().0.get_ref().writes;
+    let mut held = HeldIo::new(&mut ours, switch);
+    held.write_all(&[7; 60_000]).await.unwrap();
+    held.flush().await.unwrap();
+    assert_eq!(ours.get_ref().0.get_ref().writes, before + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -421,3 +421,34 @@ async fn handshakes_that_are_never_finished() {
     }
     call(&mut old).await.unwrap();
 }
+
+/// Many handshakes at once, which cost time, keep those waiting little who
+/// are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rush_of_handshakes() {
+    let authority = Authority::new("a");
+    let secret = Secret::new(&authority.issue(&[NAME]), &authority);
+    let mut flags = grpc_flags(&secret);
+    flags.push("--workers=1".to_owned());
+    let server = start(&flags);
+    let caller = Caller::new(&authority, NAME);
+    let mut old = caller.client(server.grpc).await.unwrap();
+    let hello = caller.hello();
+    let mut rush: Vec<_> = (0..400).map(|_| Peer::connect(server.grpc)).collect();
+    call(&mut old).await.unwrap();
+    for peer in &mut rush {
+        peer.say(&hello);
+    }
+    let mut waits = vec![];
+    while waits.len() < 50 {
+        let begun = Instant::now();
+        call(&mut old).await.unwrap();
+        waits.push(begun.elapsed());
+    }
+    let longest = waits.iter().max().unwrap();
+    println!("beside 400 handshakes at once: the longest call took {longest:?}");
+    for (number, peer) in rush.iter_mut().enumerate() {
+        let answer = peer.read_until(Duration::from_secs(5), |answer| !answer.is_empty());
+        assert!(answer.is_some_and(|answer| answer[0] == 0x16), "{number}");
+    }
+}
