@@ -30,6 +30,7 @@ use crate::{
         limits::Limits,
         listener::{Listener, Table},
         page::Page,
+        tls::Tls,
         wire::{Bounds, ResponseSettings},
         worker::{self, Duty},
     },
@@ -82,6 +83,7 @@ pub struct App {
     prometheus: Option<Exposition>,
     statsd: Option<statsd::Config>,
     subscription: Option<Arc<Subscription>>,
+    tls: ListenersTls,
 }
 
 /// The reference's statistics, for Prometheus.
@@ -93,6 +95,15 @@ pub struct Exposition {
     pub path: String,
     /// How names are mapped.
     pub mapper: Mapper,
+}
+
+/// TLS of each listener; `None`: it is not encrypted.
+#[derive(Clone, Debug, Default)]
+pub struct ListenersTls {
+    /// Of the gRPC listener.
+    pub grpc: Option<Arc<Tls>>,
+    /// Of the HTTP listener.
+    pub http: Option<Arc<Tls>>,
 }
 
 /// Every counter of a memory store is looked at once in this time.
@@ -117,6 +128,8 @@ struct Running {
     /// Ends when the last worker has.
     workers: mpsc::Receiver<()>,
     housekeeping: JoinHandle<()>,
+    /// Looks after certificates; aborted when dropped.
+    certificates: JoinSet<()>,
 }
 
 // === impl App ===
@@ -134,6 +147,7 @@ impl App {
             prometheus: None,
             statsd: None,
             subscription: None,
+            tls: ListenersTls::default(),
         }
     }
 
@@ -162,6 +176,13 @@ impl App {
     #[must_use]
     pub fn following(mut self, subscription: Option<Arc<Subscription>>) -> Self {
         self.subscription = subscription;
+        self
+    }
+
+    /// The same, with listeners that are encrypted.
+    #[must_use]
+    pub fn with_tls(mut self, tls: ListenersTls) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -196,8 +217,14 @@ impl App {
         let (routes, reporter) = health::routes().context("gRPC reflection")?;
         health::say(&reporter, limiter.store().is_ready()).await;
         let limits = self.config.limits;
+        let tls = self.tls;
         let duty = Duty {
-            shared: Arc::new(Shared::new(Arc::clone(&api), limits, routes)),
+            shared: Arc::new(Shared::new(
+                Arc::clone(&api),
+                limits,
+                tls.grpc.clone(),
+                routes,
+            )),
             closing: closing_seen.clone(),
             ending: ending_seen,
         };
@@ -228,13 +255,14 @@ impl App {
                 Page::new(move || catalogue.text())
             },
         };
-        let mut http = vec![(self.http, http_table, http::router(Arc::new(http)))];
+        let router = http::router(Arc::new(http));
+        let mut http = vec![(self.http, tls.http.clone(), http_table, router)];
         if let Some(listener) = self.debug {
             let router = debug::router(
                 look_into(&limiter, &catalogue, self.config.debug_profile),
                 &limits,
             );
-            http.push((listener, debug_table, router));
+            http.push((listener, None, debug_table, router));
         }
         if let Some(Exposition {
             listener,
@@ -245,12 +273,13 @@ impl App {
             let catalogue = Arc::clone(&catalogue);
             let page = Page::new(move || mapper.map(&catalogue.reference()).to_text());
             let router = debug::prometheus(page, &path, &limits);
-            http.push((listener, prometheus_table, router));
+            http.push((listener, None, prometheus_table, router));
         }
         let mut serving = JoinSet::new();
-        for (listener, table, router) in http {
+        for (listener, tls, table, router) in http {
             serving.spawn(http::serve(
                 listener,
+                tls,
                 table,
                 router,
                 limits,
@@ -271,6 +300,7 @@ impl App {
             serving,
             workers,
             housekeeping: tokio::spawn(keep_house(limiter)),
+            certificates: tls.keep_fresh(),
         })
     }
 }
@@ -304,7 +334,17 @@ impl Drop for Running {
         self.accepting.abort();
         self.serving.abort_all();
         self.housekeeping.abort();
+        self.certificates.abort_all();
         self.becoming_ready.abort();
+    }
+}
+
+// === impl ListenersTls ===
+
+impl ListenersTls {
+    fn keep_fresh(self) -> JoinSet<()> {
+        let all = [self.grpc, self.http].into_iter().flatten();
+        all.map(Tls::keep_fresh).collect()
     }
 }
 

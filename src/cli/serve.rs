@@ -10,13 +10,13 @@ use tokio::{
 };
 
 use crate::{
-    app::{App, Ended, Exposition},
+    app::{App, Ended, Exposition, ListenersTls},
     clock::Clock,
     config,
     engine::{key::HashSeed, rules::RuleSet},
     limiter::Limiter,
     rulebook::Rulebook,
-    service::listener::Listener,
+    service::{certificates, listener::Listener, tls::Tls},
     settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
     telemetry::metrics::Metrics,
@@ -72,6 +72,10 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
     let sink = arguments.sink()?;
+    let tls = ListenersTls {
+        grpc: load_certificate(arguments.grpc_tls()?)?,
+        http: load_certificate(arguments.http_tls()?)?,
+    };
     if let Some(subscription) = &subscription {
         tokio::spawn(Arc::clone(subscription).run());
     }
@@ -96,7 +100,9 @@ async fn serve(
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
     let (grpc_name, http_name) = (grpc.to_string(), http.to_string());
     let app = with_listeners(
-        App::new(arguments.app()?, rulebook, grpc, http).following(subscription),
+        App::new(arguments.app()?, rulebook, grpc, http)
+            .following(subscription)
+            .with_tls(tls),
         arguments,
         sink,
     )?;
@@ -136,6 +142,15 @@ fn with_listeners(mut app: App, arguments: &Serve, sink: Sink) -> anyhow::Result
             }))
         }
     }
+}
+
+fn load_certificate(config: Option<certificates::Config>) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let protocol = config.protocol;
+    let loaded = Tls::load(config).with_context(|| format!("TLS for {protocol}"))?;
+    Ok(Some(loaded))
 }
 
 /// Each connection is a file descriptor, and the usual limit is less than

@@ -12,7 +12,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -29,11 +29,13 @@ use tokio::{
 
 use super::{
     call::{Call, Ended, Finished},
+    counted::Counted,
     grpc::Api,
     held_io::{HeldIo, Switch},
     limits::{Account, Budget, Limits, STREAM_WINDOW},
     listener::Seat,
     other_services::{self, OtherServices},
+    tls::Tls,
     turns_true,
 };
 use crate::telemetry::metrics::Protocol;
@@ -63,6 +65,8 @@ const MAX_OTHER_CALLS_HERE: usize = 16;
 pub(crate) struct Shared {
     pub(crate) api: Arc<Api>,
     pub(crate) limits: Limits,
+    /// `None`: connections are not encrypted.
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) others: OtherServices,
     /// Calls of other services that may still begin.
     pub(crate) other_calls: Arc<Semaphore>,
@@ -91,6 +95,9 @@ struct Connection<T> {
     account: Account,
     judged: Account,
     ping: Option<PingPong>,
+    opened: Instant,
+    /// From then on it is old, and has to go; `None`: never.
+    max_age: Option<Duration>,
     /// Calls answered that the seat does not know of yet.
     answered: u64,
     last_call: Instant,
@@ -99,6 +106,14 @@ struct Connection<T> {
     /// Calls of this turn that are answered already.
     at_once: u64,
     last_byte: Instant,
+}
+
+/// On the way out: a GOAWAY is sent.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    since: Instant,
+    /// How long its calls may take; `None`: as long as they do.
+    grace: Option<Duration>,
 }
 
 /// Why a connection is over.
@@ -117,7 +132,25 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let deadline = Instant::now() + shared.limits.handshake_timeout;
-    let mut io = HeldIo::new(io, Arc::default());
+    let switch = Arc::default();
+    let io = Counted::new(io, Arc::clone(&switch));
+    let Some(tls) = shared.tls.clone() else {
+        return greet(HeldIo::new(io, switch), shared, seat, closing, deadline).await;
+    };
+    if let Some(io) = tls.accept(io, &seat, deadline).await {
+        greet(HeldIo::new(io, switch), shared, seat, closing, deadline).await;
+    }
+}
+
+async fn greet<T>(
+    mut io: HeldIo<T>,
+    shared: Arc<Shared>,
+    seat: Seat,
+    closing: watch::Receiver<bool>,
+    deadline: Instant,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     tokio::select! {
         biased;
         () = seat.taken() => return tracing::debug!("place needed before the preface"),
@@ -183,6 +216,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let now = Instant::now();
         Self {
             ping: http2.ping_pong(),
+            opened: now,
+            max_age: shared.limits.max_connection_age.and_then(about),
             shared,
             http2,
             switch,
@@ -203,7 +238,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     async fn run(&mut self, mut closing: watch::Receiver<bool>) -> Over {
         let mut tick = ticker();
-        let mut leaving = None;
+        let mut leaving: Option<Leaving> = None;
         let taken = self.seat.taken();
         tokio::pin!(taken);
         loop {
@@ -220,8 +255,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 // Unconstrained: a client that always has more to say uses up
                 // the task's budget, and must not keep time from passing.
                 () = unconstrained(turns_true(&mut closing)), if leaving.is_none() => {
-                    leaving = Some(Instant::now());
-                    self.http2.graceful_shutdown();
+                    leaving = Some(self.leave(None));
                 }
                 _ = unconstrained(tick.tick()) => {
                     if let Err(reason) = self.look_after() {
@@ -229,12 +263,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                         return self.close(Reason::ENHANCE_YOUR_CALM, over).await;
                     }
                     if leaving.is_none() && self.is_idle_too_long() {
-                        leaving = Some(Instant::now());
-                        self.http2.graceful_shutdown();
+                        leaving = Some(self.leave(None));
                     }
-                    // A client that does not answer a GOAWAY would stay.
-                    let since = leaving.map(|since| since.elapsed());
-                    if since >= Some(GOODBYE) && self.waiting.is_empty() {
+                    if leaving.is_none() && self.is_too_old() {
+                        let grace = self.shared.limits.max_connection_age_grace;
+                        leaving = Some(self.leave(grace));
+                    }
+                    if leaving.is_some_and(|leaving| leaving.is_over(self.waiting.is_empty())) {
                         return self.close(Reason::NO_ERROR, Over::Closed).await;
                     }
                 }
@@ -489,10 +524,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         if silent >= patience
             && let Some(ping) = &mut self.ping
         {
+            // There is no other before the last one's answer was taken.
+            let _ = ping.poll_pong(&mut Context::from_waker(Waker::noop()));
             // It fails when one is on its way already: one is enough.
             let _ = ping.send_ping(Ping::opaque());
         }
         Ok(())
+    }
+
+    /// Asks the client to go, with a GOAWAY; calls that are under way go on.
+    fn leave(&mut self, grace: Option<Duration>) -> Leaving {
+        self.http2.graceful_shutdown();
+        Leaving {
+            since: Instant::now(),
+            grace,
+        }
+    }
+
+    fn is_too_old(&self) -> bool {
+        self.max_age.is_some_and(|age| self.opened.elapsed() >= age)
     }
 
     fn is_idle_too_long(&self) -> bool {
@@ -511,6 +561,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
         over
     }
+}
+
+/// As long, give or take a tenth, so that connections that began together do
+/// not end together; `None` where that is for ever.
+fn about(age: Duration) -> Option<Duration> {
+    let share = rand::random_range(0.9..1.1);
+    Duration::try_from_secs_f64(age.as_secs_f64() * share).ok()
 }
 
 /// What is wrong with a call's head, if anything.
@@ -565,6 +622,17 @@ fn ticker() -> Interval {
     tick
 }
 
+// === impl Leaving ===
+
+impl Leaving {
+    /// Nothing is waited for any more. A client that does not answer a GOAWAY
+    /// would stay.
+    fn is_over(&self, has_no_calls: bool) -> bool {
+        let since = self.since.elapsed();
+        (has_no_calls && since >= GOODBYE) || self.grace.is_some_and(|grace| since >= grace)
+    }
+}
+
 // === impl Account ===
 
 impl Account {
@@ -592,10 +660,16 @@ impl Account {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(api: Arc<Api>, limits: Limits, others: OtherServices) -> Self {
+    pub(crate) fn new(
+        api: Arc<Api>,
+        limits: Limits,
+        tls: Option<Arc<Tls>>,
+        others: OtherServices,
+    ) -> Self {
         Self {
             api,
             limits,
+            tls,
             others,
             other_calls: Arc::new(Semaphore::new(MAX_OTHER_CALLS)),
             buffered: Arc::new(AtomicUsize::new(0)),
@@ -615,33 +689,5 @@ pub(crate) fn is_disconnect(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn a_clients_deadline_is_read() {
-        for (text, expected) in [
-            ("20m", Some(Duration::from_millis(20))),
-            ("1H", Some(Duration::from_secs(3_600))),
-            ("2M", Some(Duration::from_secs(120))),
-            ("3S", Some(Duration::from_secs(3))),
-            ("250u", Some(Duration::from_micros(250))),
-            ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("0m", Some(Duration::ZERO)),
-            ("999999999S", None),
-            ("5", None),
-            ("m", None),
-            ("", None),
-            ("-1S", None),
-            ("1\u{e4}", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            let value = HeaderValue::from_bytes(text.as_bytes()).expect("a value");
-            headers.insert("grpc-timeout", value);
-            assert_eq!(time_left(&headers), expected, "{text:?}");
-        }
-        assert_eq!(time_left(&HeaderMap::new()), None);
-    }
-}
+#[path = "connection_tests.rs"]
+mod tests;

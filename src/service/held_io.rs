@@ -2,7 +2,8 @@
 //!
 //! HTTP/2 code flushes after every answer. A proxy's calls arrive many to a
 //! read; holding their answers until all are there turns a system call per
-//! call into one per batch. It also counts what is read.
+//! call into one per batch. Where TLS is below, that is also one record (of
+//! 16 KiB at most) instead of one for each answer.
 //!
 //! It waits for the client's preface by itself, before HTTP/2 code makes room
 //! for anything: a client that says nothing costs hardly more than its socket.
@@ -86,12 +87,18 @@ impl Switch {
         self.body.swap(0, Ordering::Relaxed)
     }
 
+    /// Notes bytes read from the operating system.
+    pub(crate) fn add_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Bytes read so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the operating system has taken so far.
+    /// Bytes that the operating system (or TLS, whose buffer has a bound) has
+    /// taken so far.
     pub(crate) fn bytes_written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -185,7 +192,6 @@ impl<T: AsyncRead + Unpin> AsyncRead for HeldIo<T> {
             self.preface = later;
         }
         let read = (buf.filled().len() - before) as u64;
-        self.switch.read.fetch_add(read, Ordering::Relaxed);
         self.switch.read_in_turn.fetch_add(read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
@@ -227,12 +233,14 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::service::counted::Counted;
 
     #[tokio::test]
     async fn writes_wait_while_held_and_keep_their_order() {
         let switch = Arc::new(Switch::default());
         let (ours, mut theirs) = tokio::io::duplex(1024);
-        let mut io = HeldIo::new(ours, Arc::clone(&switch));
+        let counted = Counted::new(ours, Arc::clone(&switch));
+        let mut io = HeldIo::new(counted, Arc::clone(&switch));
         switch.hold(true);
         io.write_all(b"one ").await.unwrap();
         io.flush().await.unwrap();

@@ -44,6 +44,7 @@ use super::{
     limits::Limits,
     listener::{Listener, Seat, Table},
     page::Page,
+    tls::Tls,
     turns_true,
 };
 use crate::{
@@ -97,6 +98,7 @@ struct Handlers {
 /// Serves `router` until `closing` turns true and running requests are done.
 pub(crate) async fn serve(
     listener: Listener,
+    tls: Option<Arc<Tls>>,
     table: Arc<Table>,
     router: Router,
     limits: Limits,
@@ -116,8 +118,9 @@ pub(crate) async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let closing = closing.clone();
-                connections.spawn(connection(
+                connections.spawn(begin(
                     stream,
+                    tls.clone(),
                     router.clone(),
                     limits,
                     table.seat().await,
@@ -133,6 +136,25 @@ pub(crate) async fn serve(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+async fn begin<T>(
+    io: T,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    limits: Limits,
+    seat: Seat,
+    closing: watch::Receiver<bool>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Some(tls) = tls else {
+        return connection(io, router, limits, seat, closing).await;
+    };
+    let deadline = Instant::now() + limits.handshake_timeout;
+    if let Some(io) = tls.accept(io, &seat, deadline).await {
+        connection(io, router, limits, seat, closing).await;
+    }
 }
 
 async fn connection<T>(

@@ -24,8 +24,9 @@ pub struct Limits {
     pub max_buffered_bytes: usize,
     /// Bytes of a call's headers. `--max-header-bytes`, default 16,384.
     pub max_header_bytes: u32,
-    /// From the connection to its HTTP/2 preface, or to the head of an HTTP/1
-    /// request. `--handshake-timeout`, default 10 s.
+    /// From the connection to its HTTP/2 preface, TLS included; over HTTP/1 to
+    /// the end of TLS, and again to a request's head. `--handshake-timeout`,
+    /// default 10 s.
     pub handshake_timeout: Duration,
     /// From a call's head to its end. `--call-timeout`, default 10 s.
     pub call_timeout: Duration,
@@ -34,6 +35,13 @@ pub struct Limits {
     /// Without a byte read, until the client is asked for a sign of life, and
     /// again until it is given up. `--keepalive-interval`, default 60 s.
     pub keepalive_interval: Duration,
+    /// From a gRPC connection's beginning, give or take a tenth, until its
+    /// client is asked to make a new one; `None`: never. `--max-connection-age`,
+    /// default 24 h.
+    pub max_connection_age: Option<Duration>,
+    /// From then on, until it is closed though calls are under way; `None`:
+    /// never. `--max-connection-age-grace`, default 1 h.
+    pub max_connection_age_grace: Option<Duration>,
 }
 
 /// What calls hold (bytes, places) of all connections together; and one
@@ -96,6 +104,8 @@ impl Default for Limits {
             call_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3_600),
             keepalive_interval: Duration::from_secs(60),
+            max_connection_age: Some(Duration::from_secs(24 * 3_600)),
+            max_connection_age_grace: Some(Duration::from_secs(3_600)),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Speaking to callers: gRPC over HTTP/2, and HTTP.
 //!
 //! In reading order: [`listener`] sockets and places · [`worker`] event loops ·
+//! [`tls`] handshakes · [`certificates`] the files that they go by ·
 //! [`connection`] one HTTP/2 connection · [`call`] one call on it · [`grpc`]
 //! message in, message out · [`wire`] protobuf ⇄ engine · [`protobuf`] the
 //! encoding · [`other_services`] what tonic serves · [`health`] · [`http`] the
 //! HTTP side · [`http_json`] `/json` · [`debug`] for people who look into it ·
 //! [`page`] texts that are large · [`limits`] what a client may cost ·
-//! [`held_io`] one write for many answers.
+//! [`held_io`] one write for many answers · [`counted`] what is read.
 
 pub(crate) mod call;
+pub mod certificates;
 pub(crate) mod connection;
+pub(crate) mod counted;
 pub(crate) mod debug;
 pub mod grpc;
 pub(crate) mod health;
@@ -21,6 +24,7 @@ pub mod listener;
 pub(crate) mod other_services;
 pub(crate) mod page;
 pub(crate) mod protobuf;
+pub mod tls;
 pub mod wire;
 pub(crate) mod worker;
 

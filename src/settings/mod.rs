@@ -6,6 +6,7 @@
 pub(crate) mod answers;
 mod store;
 mod telemetry;
+mod tls;
 mod xds;
 
 use std::{
@@ -28,6 +29,7 @@ use crate::{
     config::{self, ReadOptions},
     engine::{decision::Policy, headers::HeaderNames, rules::OnStoreFailure},
     service::{
+        certificates,
         limits::Limits,
         wire::{Bounds, ResponseSettings},
     },
@@ -57,6 +59,8 @@ pub struct Serve {
 
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    tls: tls::Tls,
     #[command(flatten)]
     runtime: Runtime,
     #[command(flatten)]
@@ -223,7 +227,8 @@ struct BoundFlags {
     /// Calls at once on a connection. Proxies send up to 1,024 before they know this bound
     #[arg(long, env = "RATEKEEPER_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = Limits::default().max_concurrent_streams)]
     max_concurrent_streams: u32,
-    /// From the connection to its HTTP/2 preface, or to the head of an HTTP/1 request
+    /// From the connection to its HTTP/2 preface, TLS included; over HTTP/1 to the end of TLS, and
+    /// again to a request's head
     #[arg(long, env = "RATEKEEPER_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
     handshake_timeout: Duration,
     /// From a call's beginning to its end
@@ -235,6 +240,13 @@ struct BoundFlags {
     /// Without a sign of life, until a client is asked for one, and again until it is given up
     #[arg(long, env = "RATEKEEPER_KEEPALIVE_INTERVAL", value_name = "TIME", default_value = "60s", value_parser = duration)]
     keepalive_interval: Duration,
+    /// From a gRPC connection's beginning, give or take a tenth, until its client is asked to make
+    /// a new one; 0 is never
+    #[arg(long, env = "GRPC_MAX_CONNECTION_AGE", value_name = "TIME", default_value = "24h", value_parser = duration)]
+    max_connection_age: Duration,
+    /// From then on, until it is closed though calls are under way; 0 is never
+    #[arg(long, env = "GRPC_MAX_CONNECTION_AGE_GRACE", value_name = "TIME", default_value = "1h", value_parser = duration)]
+    max_connection_age_grace: Duration,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -364,6 +376,22 @@ impl Serve {
     #[must_use]
     pub fn max_metric_series(&self) -> usize {
         self.telemetry.max_series()
+    }
+
+    /// TLS of the gRPC listener; `None`: it is not encrypted.
+    ///
+    /// # Errors
+    /// Settings do not go together.
+    pub fn grpc_tls(&self) -> anyhow::Result<Option<certificates::Config>> {
+        self.tls.grpc()
+    }
+
+    /// TLS of the HTTP listener; `None`: it is not encrypted.
+    ///
+    /// # Errors
+    /// Settings do not go together.
+    pub fn http_tls(&self) -> anyhow::Result<Option<certificates::Config>> {
+        self.tls.http()
     }
 
     /// Where counters shall live.
@@ -504,8 +532,14 @@ impl BoundFlags {
             call_timeout: self.call_timeout,
             idle_timeout: self.idle_timeout,
             keepalive_interval: self.keepalive_interval,
+            max_connection_age: unless_zero(self.max_connection_age),
+            max_connection_age_grace: unless_zero(self.max_connection_age_grace),
         }
     }
+}
+
+fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
 }
 
 /// The reference's spellings of yes and no.

@@ -9,3 +9,4 @@ mod load;
 mod providers;
 mod restarts;
 mod shipped;
+mod tls;

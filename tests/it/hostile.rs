@@ -4,7 +4,7 @@
 //!
 //! How long others wait is printed, not asserted: it depends on the machine.
 
-mod peer;
+pub(crate) mod peer;
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},

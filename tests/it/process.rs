@@ -28,6 +28,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it with these rules and flags; ready to be asked on return.
     pub(crate) fn start(rules: &str, flags: &[&str]) -> Self {
+        Self::start_with(rules, flags, |_| {})
+    }
+
+    /// The same, with more said of the process.
+    pub(crate) fn start_with(rules: &str, flags: &[&str], more: impl FnOnce(&mut Command)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.yaml");
         fs::write(&file, rules).expect("a writable folder");
@@ -38,6 +43,7 @@ impl Server {
             .arg(&file)
             .args(flags)
             .env_clear();
+        more(&mut program);
         Self::spawn(program, folder)
     }
 

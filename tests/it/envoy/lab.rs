@@ -41,16 +41,25 @@ pub(super) struct Tally {
 
 impl Lab {
     pub(super) async fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
+        Self::start_with(setup, |_| {}).await
+    }
+
+    /// The same, with `adjust` to change what Envoy knows of the service.
+    pub(super) async fn start_with(
+        setup: &Setup<'_>,
+        adjust: impl FnOnce(&mut Value),
+    ) -> anyhow::Result<Self> {
         let folder = TempDir::new()?;
         let rules = folder.path().join("rules.yaml");
         fs::write(&rules, setup.rules)?;
         let app = TestApp::start(&rules, local(0), setup.flags).await?;
         let upstream = Upstream::start().await?;
-        let config = config(setup, app.grpc, upstream.address).to_string();
+        let mut config = config(setup, app.grpc, upstream.address);
+        adjust(&mut config["static_resources"]["clusters"][0]);
         Ok(Self {
             grpc: app.grpc,
             app: Some(app),
-            envoy: Envoy::start(&config).await?,
+            envoy: Envoy::start(&config.to_string()).await?,
             upstream,
             rules,
             _folder: folder,

@@ -1,0 +1,236 @@
+//! Between Envoy and ratekeeper: TLS with certificates on both sides, and
+//! connections that come to an end.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::lab::{Lab, Setup, Tally, header, limit};
+use crate::{
+    pki::{Authority, Secret},
+    support::{Client, wait_for},
+    tls::peer::Caller,
+};
+
+const RULES: &str = "
+domain: lab
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 1000000}
+  - key: user
+    value: banned
+    rate_limit: {unit: year, requests_per_unit: 0}
+";
+const SERVICE: &str = "ratekeeper.mesh.example";
+const ENVOY: &str = "envoy.mesh.example";
+
+/// The snippet that is shipped, with other files.
+fn transport_socket(secret: &Secret) -> anyhow::Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/envoy/mtls.yaml");
+    let mut text = fs::read_to_string(path)?;
+    for (shipped, used) in [
+        ("/certs/tls.crt", secret.text("tls.crt")),
+        ("/certs/tls.key", secret.text("tls.key")),
+        ("/certs/ca.crt", secret.text("ca.crt")),
+        ("ratekeeper.example", SERVICE.to_owned()),
+    ] {
+        ensure!(text.contains(shipped), "no {shipped} in the snippet");
+        text = text.replace(shipped, &used);
+    }
+    let snippet: Value = serde_yaml::from_str(&text)?;
+    Ok(snippet["transport_socket"].clone())
+}
+
+/// A lab with this in the service's cluster.
+async fn lab(flags: &[&str], cluster: impl FnOnce(&mut Value)) -> anyhow::Result<Lab> {
+    let setup = Setup {
+        rules: RULES,
+        flags,
+        envoy_headers: false,
+        routes: vec![("/", json!([limit(json!([header("x-user", "user")]))]))],
+    };
+    Lab::start_with(&setup, cluster).await
+}
+
+/// With TLS, and a new connection every few requests.
+async fn encrypted(flags: &[&str], secret: &Secret) -> anyhow::Result<Lab> {
+    let transport_socket = transport_socket(secret)?;
+    lab(flags, |cluster| {
+        cluster["transport_socket"] = transport_socket;
+        let options = &mut cluster["typed_extension_protocol_options"];
+        options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["common_http_protocol_options"] =
+            json!({"max_requests_per_connection": 50});
+    })
+    .await
+}
+
+/// Requests that go on until they are stopped.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    senders: JoinSet<anyhow::Result<()>>,
+}
+
+impl Traffic {
+    async fn start(lab: &Lab) -> anyhow::Result<Self> {
+        let mut traffic = Self {
+            stop: Arc::default(),
+            sent: Arc::default(),
+            senders: JoinSet::new(),
+        };
+        for _ in 0..8 {
+            let client = lab.client().await?;
+            let (stop, sent) = (Arc::clone(&traffic.stop), Arc::clone(&traffic.sent));
+            traffic.senders.spawn(send_until(client, stop, sent));
+        }
+        Ok(traffic)
+    }
+
+    /// Waits for so many more.
+    async fn more(&self, number: u64) -> anyhow::Result<()> {
+        let enough = self.sent.load(Ordering::Relaxed) + number;
+        wait_for("requests", async || {
+            (self.sent.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await
+    }
+
+    /// Stops; each request was decided, and none was lost.
+    async fn end(mut self, lab: &Lab) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(sender) = self.senders.join_next().await {
+            sender??;
+        }
+        let ok = self.sent.load(Ordering::Relaxed);
+        let expected = Tally {
+            ok,
+            over_limit: 0,
+            error: 0,
+        };
+        let tally = lab.tally().await?;
+        ensure!(tally == expected, "{tally:?} of {ok}");
+        Ok(())
+    }
+}
+
+async fn send_until(
+    client: Client,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let answer = client.get("/", &[("x-user", b"any")]).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        sent.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn certificates_are_swapped_under_load() -> anyhow::Result<()> {
+    let authority = Authority::new("a");
+    let mut ours = Secret::new(&authority.issue(&[SERVICE]), &authority);
+    let theirs = Secret::new(&authority.issue(&[ENVOY]), &authority);
+    let (cert, key, ca) = (
+        ours.text("tls.crt"),
+        ours.text("tls.key"),
+        ours.text("ca.crt"),
+    );
+    let flags = [
+        "--grpc-tls",
+        "--grpc-tls-cert",
+        &cert,
+        "--grpc-tls-key",
+        &key,
+        "--grpc-client-ca",
+        &ca,
+        "--grpc-client-san",
+        ENVOY,
+    ];
+    let lab = encrypted(&flags, &theirs).await?;
+    let traffic = Traffic::start(&lab).await?;
+    traffic.more(200).await?;
+
+    let pair = authority.issue(&[ENVOY]);
+    let mut caller = Caller::new(&authority, SERVICE);
+    caller.pair = Some(&pair);
+    for _ in 0..2 {
+        let next = authority.issue(&[SERVICE]);
+        ours.swap(&next, &authority);
+        wait_for("new certificate", async || {
+            let stream = caller.connect(lab.grpc).await.ok()?;
+            let served = stream.get_ref().1.peer_certificates()?.first()?;
+            (*served == next.certificate_der()).then_some(())
+        })
+        .await?;
+        traffic.more(500).await?;
+    }
+
+    // A pair of which one half is missing.
+    let mut bad = authority.issue(&[SERVICE]);
+    bad.key = String::new();
+    ours.swap(&bad, &authority);
+    traffic.more(1_000).await?;
+    traffic.end(&lab).await?;
+    let handshakes = lab
+        .envoy
+        .counter("cluster.ratekeeper.ssl.handshake")
+        .await?;
+    ensure!(handshakes >= 20, "{handshakes} handshakes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_envoy_without_the_right_name_is_refused() -> anyhow::Result<()> {
+    let authority = Authority::new("a");
+    let ours = Secret::new(&authority.issue(&[SERVICE]), &authority);
+    let theirs = Secret::new(&authority.issue(&["other.mesh.example"]), &authority);
+    let (cert, key, ca) = (
+        ours.text("tls.crt"),
+        ours.text("tls.key"),
+        ours.text("ca.crt"),
+    );
+    let flags = [
+        "--grpc-tls=true",
+        "--grpc-tls-cert",
+        &cert,
+        "--grpc-tls-key",
+        &key,
+        "--grpc-client-ca",
+        &ca,
+        "--grpc-client-san",
+        ENVOY,
+    ];
+    let lab = encrypted(&flags, &theirs).await?;
+    let client = lab.client().await?;
+    // Envoy lets requests pass that nobody decides.
+    let answer = client.get("/", &[("x-user", b"banned")]).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let tally = lab.tally().await?;
+    ensure!((tally.ok, tally.error) == (0, 1), "{tally:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_of_a_second_lose_no_call() -> anyhow::Result<()> {
+    let lab = lab(&["--max-connection-age", "1s"], |_| {}).await?;
+    let traffic = Traffic::start(&lab).await?;
+    wait_for("old connections", async || {
+        let name = "cluster.ratekeeper.upstream_cx_close_notify";
+        let closed = lab.envoy.counter(name).await.ok()?;
+        (closed >= 6).then_some(())
+    })
+    .await
+    .context("Envoy is told that a connection is old")?;
+    traffic.more(100).await?;
+    traffic.end(&lab).await
+}
