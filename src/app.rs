@@ -218,13 +218,14 @@ impl App {
         health::say(&reporter, limiter.store().is_ready()).await;
         let limits = self.config.limits;
         let tls = self.tls;
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&api),
+            limits,
+            tls.grpc.clone(),
+            routes,
+        ));
         let duty = Duty {
-            shared: Arc::new(Shared::new(
-                Arc::clone(&api),
-                limits,
-                tls.grpc.clone(),
-                routes,
-            )),
+            shared: Arc::clone(&shared),
             closing: closing_seen.clone(),
             ending: ending_seen,
         };
@@ -234,9 +235,10 @@ impl App {
         let catalogue = Catalogue::new(
             Arc::clone(&self.rulebook),
             vec![
-                ("grpc", Arc::clone(&table)),
-                ("http", Arc::clone(&http_table)),
+                ("grpc", Arc::clone(&table), tls.grpc.clone()),
+                ("http", Arc::clone(&http_table), tls.http.clone()),
             ],
+            shared,
         );
         let catalogue = Arc::new(catalogue.following(self.subscription));
         let (done, workers) = mpsc::channel(1);

@@ -11,7 +11,11 @@ use crate::{
     },
     limiter::Limiter,
     rulebook::Rulebook,
-    service::listener::Table,
+    service::{
+        connection::Shared,
+        listener::Table,
+        tls::{self, Tls},
+    },
     storage::{AnyStore, memory, redis::BackendStats},
     telemetry::metrics::{
         CODES, Protocol,
@@ -27,8 +31,16 @@ pub type Entry = (&'static str, &'static str);
 
 /// All metrics of our own, without those of the process.
 pub const METRICS: &[Entry] = &[
+    (
+        "ratekeeper_buffered_bytes",
+        "Bytes of unfinished calls that are held.",
+    ),
     ("ratekeeper_build_info", "Always 1; the version is a label."),
     ("ratekeeper_connections", "Connections by listener."),
+    (
+        "ratekeeper_connections_closed_total",
+        "gRPC connections that were closed from this side by reason.",
+    ),
     (
         "ratekeeper_decisions_total",
         "Decisions on descriptors by domain, rule and outcome.",
@@ -137,6 +149,22 @@ pub const METRICS: &[Entry] = &[
         "1 when nothing is wrong with the store.",
     ),
     (
+        "ratekeeper_tls_certificate_expiry_timestamp_seconds",
+        "When the certificate in force ends.",
+    ),
+    (
+        "ratekeeper_tls_handshakes_total",
+        "TLS handshakes by outcome.",
+    ),
+    (
+        "ratekeeper_tls_reloads_total",
+        "Changed certificates by outcome.",
+    ),
+    (
+        "ratekeeper_waiting_calls",
+        "Calls that wait for their client.",
+    ),
+    (
         "ratekeeper_xds_connected",
         "1 while there is a connection to the management server.",
     ),
@@ -151,24 +179,30 @@ pub const METRICS: &[Entry] = &[
 ];
 
 /// Where the numbers come from.
-#[derive(Debug)]
 pub struct Catalogue {
     rulebook: Arc<Rulebook>,
     /// Rules may come from a management server.
     subscription: Option<Arc<Subscription>>,
-    /// Connections, by the name of their listener.
-    tables: Vec<(&'static str, Arc<Table>)>,
+    /// Connections, by the name of their listener, and their TLS.
+    listeners: Vec<(&'static str, Arc<Table>, Option<Arc<Tls>>)>,
+    /// What gRPC's connections share.
+    shared: Arc<Shared>,
 }
 
 // === impl Catalogue ===
 
 impl Catalogue {
     /// Reads from all of these.
-    pub(crate) fn new(rulebook: Arc<Rulebook>, tables: Vec<(&'static str, Arc<Table>)>) -> Self {
+    pub(crate) fn new(
+        rulebook: Arc<Rulebook>,
+        listeners: Vec<(&'static str, Arc<Table>, Option<Arc<Tls>>)>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             rulebook,
             subscription: None,
-            tables,
+            listeners,
+            shared,
         }
     }
 
@@ -190,20 +224,31 @@ impl Catalogue {
         let mut told = Told(&mut families);
         let version = env!("CARGO_PKG_VERSION");
         told.gauge("ratekeeper_build_info", &[("version", version)], 1.0);
-        for (listener, table) in &self.tables {
-            let connections = float(table.len() as u64);
-            told.gauge(
-                "ratekeeper_connections",
-                &[("listener", listener)],
-                connections,
-            );
-        }
+        self.connections(&mut told);
         self.requests(&mut told);
         self.rules(&mut told);
         self.series(&mut told);
         self.store(&mut told);
         self.management_server(&mut told);
         families.to_text()
+    }
+
+    fn connections(&self, told: &mut Told<'_>) {
+        for (listener, table, tls) in &self.listeners {
+            let listener = ("listener", *listener);
+            let connections = float(table.len() as u64);
+            told.gauge("ratekeeper_connections", &[listener], connections);
+            if let Some(tls) = tls {
+                told.tls(listener, &tls.figures());
+            }
+        }
+        for (reason, count) in self.limiter().metrics().closed_connections() {
+            let labels = [("reason", reason)];
+            told.counter("ratekeeper_connections_closed_total", &labels, count);
+        }
+        let (bytes, calls) = self.shared.held();
+        told.gauge("ratekeeper_buffered_bytes", &[], float(bytes as u64));
+        told.gauge("ratekeeper_waiting_calls", &[], float(calls as u64));
     }
 
     fn requests(&self, told: &mut Told<'_>) {
@@ -435,6 +480,28 @@ impl Told<'_> {
             let labels = [("domain", domain), ("rule", &*path), ("unit", &*unit)];
             let requests = f64::from(limit.requests);
             self.gauge("ratekeeper_rule_limit", &labels, requests);
+        }
+    }
+
+    fn tls(&mut self, listener: (&str, &str), figures: &tls::Figures) {
+        for (name, good, bad) in [
+            (
+                "ratekeeper_tls_handshakes_total",
+                figures.handshakes,
+                figures.handshake_failures,
+            ),
+            (
+                "ratekeeper_tls_reloads_total",
+                figures.reloads,
+                figures.reload_failures,
+            ),
+        ] {
+            self.counter(name, &[listener, ("outcome", "success")], good);
+            self.counter(name, &[listener, ("outcome", "failure")], bad);
+        }
+        if let Some(end) = figures.not_after {
+            let name = "ratekeeper_tls_certificate_expiry_timestamp_seconds";
+            self.gauge(name, &[listener], float(end.as_secs()));
         }
     }
 

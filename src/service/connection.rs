@@ -11,7 +11,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -60,6 +63,11 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const MAX_OTHER_CALLS: usize = 4_096;
 /// And of one connection: no client can take all of them.
 const MAX_OTHER_CALLS_HERE: usize = 16;
+
+/// Why connections are closed: others have more need of the place.
+const PLACE_NEEDED: &str = "place needed";
+/// The client did not get to HTTP/2 in time.
+const NO_HANDSHAKE: &str = "no handshake";
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -153,11 +161,11 @@ async fn greet<T>(
 {
     tokio::select! {
         biased;
-        () = seat.taken() => return tracing::debug!("place needed before the preface"),
+        () = seat.taken() => return shared.note_closed(PLACE_NEEDED),
         greeted = timeout_at(deadline, io.greeted()) => match greeted {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return tracing::debug!(%error, "no HTTP/2 preface"),
-            Err(_) => return tracing::debug!("HTTP/2 preface took too long"),
+            Ok(Err(error)) => return shared.note_failed(&error),
+            Err(_) => return shared.note_closed(NO_HANDSHAKE),
         },
     }
     // Boxed: the state of a whole connection is not for those who say nothing.
@@ -178,14 +186,15 @@ async fn serve_greeted<T>(
     let http2 = tokio::select! {
         result = handshake => match result {
             Ok(Ok(http2)) => http2,
-            Ok(Err(error)) => return tracing::debug!(%error, "no HTTP/2 handshake"),
-            Err(_) => return tracing::debug!("HTTP/2 handshake took too long"),
+            Ok(Err(error)) => return shared.note_failed(&error),
+            Err(_) => return shared.note_closed(NO_HANDSHAKE),
         },
-        () = seat.taken() => return tracing::debug!("place needed before the handshake"),
+        () = seat.taken() => return shared.note_closed(PLACE_NEEDED),
     };
-    let mut connection = Connection::new(shared, http2, switch, seat);
+    let mut connection = Connection::new(Arc::clone(&shared), http2, switch, seat);
     if let Over::CutOff(reason) = connection.run(closing).await {
         tracing::warn!(reason, "cut off a client");
+        shared.api.limiter.metrics().closed(reason);
     }
 }
 
@@ -249,7 +258,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                     Over::Closed => over,
                 },
                 () = &mut taken => {
-                    tracing::debug!("closed a connection: its place was needed");
+                    self.shared.note_closed(PLACE_NEEDED);
                     return Over::Closed;
                 }
                 // Unconstrained: a client that always has more to say uses up
@@ -263,9 +272,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                         return self.close(Reason::ENHANCE_YOUR_CALM, over).await;
                     }
                     if leaving.is_none() && self.is_idle_too_long() {
+                        self.shared.note_closed("idle");
                         leaving = Some(self.leave(None));
                     }
                     if leaving.is_none() && self.is_too_old() {
+                        self.shared.note_closed("old");
                         let grace = self.shared.limits.max_connection_age_grace;
                         leaving = Some(self.leave(grace));
                     }
@@ -660,6 +671,23 @@ impl Account {
 // === impl Shared ===
 
 impl Shared {
+    /// Bytes of unfinished calls, and calls that wait for their client.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (read(&self.buffered), read(&self.waiting))
+    }
+
+    /// We close a connection, for want of anything better.
+    fn note_closed(&self, reason: &'static str) {
+        tracing::debug!(reason, "closed a connection");
+        self.api.limiter.metrics().closed(reason);
+    }
+
+    /// A client does not speak HTTP/2, or went before it did.
+    fn note_failed(&self, error: &dyn std::error::Error) {
+        tracing::debug!(%error, "no HTTP/2");
+    }
+
     pub(crate) fn new(
         api: Arc<Api>,
         limits: Limits,

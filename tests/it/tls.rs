@@ -292,6 +292,14 @@ async fn a_bad_pair_is_told_once_and_changes_nothing() {
     }
     let told = told();
     assert_eq!(told.lines().count(), 3, "{told}");
+    let (_, metrics) = server.http("GET", "/metrics", "");
+    for line in [
+        r#"ratekeeper_tls_reloads_total{listener="grpc",outcome="failure"} 3"#,
+        r#"ratekeeper_tls_handshakes_total{listener="grpc",outcome="success"} 3"#,
+        r#"ratekeeper_tls_certificate_expiry_timestamp_seconds{listener="grpc"} "#,
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
     for (line, file) in told.lines().zip(["tls.key", "tls.crt", "tls.key"]) {
         assert!(line.contains(&*secret.text(file)), "{line}");
     }

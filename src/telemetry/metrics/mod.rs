@@ -17,7 +17,7 @@ pub mod series;
 pub mod statsd;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -41,6 +41,8 @@ pub struct Metrics {
     service_errors: AtomicU64,
     store_errors: AtomicU64,
     unknown_domains: Mutex<HashMap<Box<str>, u64>>,
+    /// Connections that we closed, by reason.
+    closed: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// How a caller speaks.
@@ -117,6 +119,7 @@ impl Metrics {
             service_errors: AtomicU64::new(0),
             store_errors: AtomicU64::new(0),
             unknown_domains: Mutex::default(),
+            closed: Mutex::default(),
         }
     }
 
@@ -170,6 +173,19 @@ impl Metrics {
             Failure::Store => &self.store_errors,
         };
         count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a gRPC connection that we close.
+    pub fn closed(&self, reason: &'static str) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        *closed.entry(reason).or_default() += 1;
+    }
+
+    /// gRPC connections that we have closed, by reason.
+    #[must_use]
+    pub fn closed_connections(&self) -> BTreeMap<&'static str, u64> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.clone()
     }
 
     /// Counts the answer of a call by its gRPC code.

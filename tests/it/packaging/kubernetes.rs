@@ -15,13 +15,7 @@ const VERSIONS: [&str; 2] = ["v1.27.0", "v1.37.0"];
 const OF_OPERATORS: [&str; 2] = ["ServiceMonitor", "PrometheusRule"];
 /// Variables of the reference that the chart can set and that `serve` learns with
 /// TLS and traces.
-const OF_THE_REFERENCE: [&str; 5] = [
-    "GRPC_SERVER_USE_TLS",
-    "GRPC_SERVER_TLS_CERT",
-    "GRPC_SERVER_TLS_KEY",
-    "GRPC_CLIENT_TLS_CACERT",
-    "TRACING_SERVICE_INSTANCE_ID",
-];
+const OF_THE_REFERENCE: [&str; 1] = ["TRACING_SERVICE_INSTANCE_ID"];
 
 /// What there is: the plain manifests, and the chart with different values.
 fn all() -> BTreeMap<&'static str, Vec<Value>> {

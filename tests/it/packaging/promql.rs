@@ -12,10 +12,7 @@ use super::{documents, output, path, queries::Query, read, result, tool};
 const ALERTS: &str = "packaging/prometheus/alerts.yaml";
 const DASHBOARD: &str = "packaging/grafana/dashboard.json";
 /// Metrics that come with TLS and traces; then this list is empty.
-const NOT_YET: [&str; 2] = [
-    "ratekeeper_tls_certificate_expiry_timestamp_seconds",
-    "ratekeeper_trace_spans_dropped_total",
-];
+const NOT_YET: [&str; 1] = ["ratekeeper_trace_spans_dropped_total"];
 /// Labels that Prometheus puts on whatever it collects.
 const OF_TARGETS: [&str; 2] = ["job", "instance"];
 

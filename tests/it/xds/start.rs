@@ -30,7 +30,7 @@ use crate::{
     support::{PATIENCE, local, wait_for},
 };
 
-const LISTENER_TLS: bool = false;
+const LISTENER_TLS: bool = true;
 
 /// A ratekeeper process; killed when dropped.
 struct Program {
