@@ -9,6 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::Router;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -17,7 +18,7 @@ use tokio::{
 use tonic_health::server::HealthReporter;
 
 use crate::{
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Watched},
     config,
     limiter::Limiter,
     rulebook::Rulebook,
@@ -229,17 +230,20 @@ impl App {
             closing: closing_seen.clone(),
             ending: ending_seen,
         };
-        let table = || Table::new(limits.max_connections);
-        let (table, http_table, debug_table, prometheus_table) =
-            (table(), table(), table(), table());
-        let catalogue = Catalogue::new(
-            Arc::clone(&self.rulebook),
-            vec![
-                ("grpc", Arc::clone(&table), tls.grpc.clone()),
-                ("http", Arc::clone(&http_table), tls.http.clone()),
-            ],
-            shared,
+        let (table, http_table) = (
+            Table::new(limits.max_connections),
+            Table::new(limits.max_connections),
         );
+        let watched = |name, table: &Arc<Table>, tls: &Option<Arc<Tls>>| Watched {
+            name,
+            table: Arc::clone(table),
+            tls: tls.clone(),
+        };
+        let listeners = vec![
+            watched("grpc", &table, &tls.grpc),
+            watched("http", &http_table, &tls.http),
+        ];
+        let catalogue = Catalogue::new(Arc::clone(&self.rulebook), listeners, shared);
         let catalogue = Arc::new(catalogue.following(self.subscription));
         let (done, workers) = mpsc::channel(1);
         let senders = (0..self.config.workers.max(1))
@@ -258,35 +262,22 @@ impl App {
             },
         };
         let router = http::router(Arc::new(http));
-        let mut http = vec![(self.http, tls.http.clone(), http_table, router)];
+        let mut sites = vec![Site {
+            listener: self.http,
+            tls: tls.http.clone(),
+            table: http_table,
+            router,
+        }];
         if let Some(listener) = self.debug {
-            let router = debug::router(
-                look_into(&limiter, &catalogue, self.config.debug_profile),
-                &limits,
-            );
-            http.push((listener, None, debug_table, router));
+            let seen = look_into(&limiter, &catalogue, self.config.debug_profile);
+            sites.push(Site::plain(listener, debug::router(seen, &limits), &limits));
         }
-        if let Some(Exposition {
-            listener,
-            path,
-            mapper,
-        }) = self.prometheus
-        {
-            let catalogue = Arc::clone(&catalogue);
-            let page = Page::new(move || mapper.map(&catalogue.reference()).to_text());
-            let router = debug::prometheus(page, &path, &limits);
-            http.push((listener, None, prometheus_table, router));
+        if let Some(exposition) = self.prometheus {
+            sites.push(exposition.site(&catalogue, &limits));
         }
         let mut serving = JoinSet::new();
-        for (listener, tls, table, router) in http {
-            serving.spawn(http::serve(
-                listener,
-                tls,
-                table,
-                router,
-                limits,
-                closing_seen.clone(),
-            ));
+        for site in sites {
+            serving.spawn(site.serve(limits, closing_seen.clone()));
         }
         if let Some(config) = self.statsd {
             let collect = move || catalogue.reference();
@@ -338,6 +329,52 @@ impl Drop for Running {
         self.housekeeping.abort();
         self.certificates.abort_all();
         self.becoming_ready.abort();
+    }
+}
+
+/// What is served over HTTP at one listener.
+struct Site {
+    listener: Listener,
+    tls: Option<Arc<Tls>>,
+    table: Arc<Table>,
+    router: Router,
+}
+
+// === impl Site ===
+
+impl Site {
+    /// Without TLS.
+    fn plain(listener: Listener, router: Router, limits: &Limits) -> Self {
+        Self {
+            listener,
+            tls: None,
+            table: Table::new(limits.max_connections),
+            router,
+        }
+    }
+
+    async fn serve(self, limits: Limits, closing: watch::Receiver<bool>) {
+        let Self {
+            listener,
+            tls,
+            table,
+            router,
+        } = self;
+        http::serve(listener, tls, table, router, limits, closing).await;
+    }
+}
+
+// === impl Exposition ===
+
+impl Exposition {
+    fn site(self, catalogue: &Arc<Catalogue>, limits: &Limits) -> Site {
+        let (catalogue, mapper) = (Arc::clone(catalogue), self.mapper);
+        let page = Page::new(move || mapper.map(&catalogue.reference()).to_text());
+        Site::plain(
+            self.listener,
+            debug::prometheus(page, &self.path, limits),
+            limits,
+        )
     }
 }
 

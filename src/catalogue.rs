@@ -183,10 +183,16 @@ pub struct Catalogue {
     rulebook: Arc<Rulebook>,
     /// Rules may come from a management server.
     subscription: Option<Arc<Subscription>>,
-    /// Connections, by the name of their listener, and their TLS.
-    listeners: Vec<(&'static str, Arc<Table>, Option<Arc<Tls>>)>,
+    listeners: Vec<Watched>,
     /// What gRPC's connections share.
     shared: Arc<Shared>,
+}
+
+/// A listener whose connections are counted.
+pub(crate) struct Watched {
+    pub(crate) name: &'static str,
+    pub(crate) table: Arc<Table>,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 // === impl Catalogue ===
@@ -195,7 +201,7 @@ impl Catalogue {
     /// Reads from all of these.
     pub(crate) fn new(
         rulebook: Arc<Rulebook>,
-        listeners: Vec<(&'static str, Arc<Table>, Option<Arc<Tls>>)>,
+        listeners: Vec<Watched>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
@@ -234,8 +240,8 @@ impl Catalogue {
     }
 
     fn connections(&self, told: &mut Told<'_>) {
-        for (listener, table, tls) in &self.listeners {
-            let listener = ("listener", *listener);
+        for Watched { name, table, tls } in &self.listeners {
+            let listener = ("listener", *name);
             let connections = float(table.len() as u64);
             told.gauge("ratekeeper_connections", &[listener], connections);
             if let Some(tls) = tls {

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::{
 #[command(next_help_heading = "Metrics and debugging")]
 #[allow(clippy::struct_excessive_bools, reason = "independent switches")]
 pub(super) struct Telemetry {
-    /// Series of rules that are told; what comes beyond them is added up by domain
+    /// Series of rules that are told; what comes beyond them is added up by domain. 0: none at all
     #[arg(long, env = "RATEKEEPER_MAX_METRIC_SERIES", value_name = "N", default_value_t = MOST_SERIES)]
     max_metric_series: usize,
     /// Address and port for looking into the process [default: none; 127.0.0.1:6070 in compat mode]

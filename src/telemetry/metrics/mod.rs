@@ -101,7 +101,7 @@ pub const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// Series, where nothing else is said. `--max-metric-series`.
+/// Series of rules, where nothing else is said. `--max-metric-series`.
 pub const MOST_SERIES: usize = 10_000;
 /// Domains without rules that are told by name.
 const MOST_UNKNOWN_DOMAINS: usize = 100;
@@ -109,7 +109,7 @@ const MOST_UNKNOWN_DOMAINS: usize = 100;
 // === impl Metrics ===
 
 impl Metrics {
-    /// With at most `most_series` series of rules.
+    /// With at most `most_series` series of rules; 0: none, not even of domains.
     #[must_use]
     pub fn new(most_series: usize) -> Self {
         Self {
@@ -136,11 +136,14 @@ impl Metrics {
             self.global_shadow.fetch_add(1, Ordering::Relaxed);
         }
         let mut counted = false;
+        let told = self.series.is_told();
         for (place, status) in decision.statuses.iter().enumerate() {
             if series::counts(status) {
                 counted = true;
-                self.series
-                    .record(rules, index, request, place, status, now);
+                if told {
+                    self.series
+                        .record(rules, index, request, place, status, now);
+                }
             }
         }
         if !counted && rules.domain(request.domain).is_none() {

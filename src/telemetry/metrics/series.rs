@@ -133,7 +133,7 @@ pub struct Numbers {
 // === impl Series ===
 
 impl Series {
-    /// At most `most` series, and one for each domain beyond.
+    /// At most `most` series, and one for each domain beyond; none for 0.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -264,6 +264,11 @@ impl Series {
         };
         let list = list.into_iter().enumerate();
         list.map(|(series, name)| (name, numbers(series))).collect()
+    }
+
+    /// There may be any.
+    pub(super) fn is_told(&self) -> bool {
+        self.most > 0
     }
 
     /// How many there are.
