@@ -1,6 +1,6 @@
-//! Telling what happens: [`logging`], [`metrics`],
-//! [`profile`].
+//! Telling what happens: [`logging`], [`metrics`], [`traces`], [`profile`].
 
 pub mod logging;
 pub mod metrics;
 pub mod profile;
+pub mod traces;

@@ -19,5 +19,6 @@ mod ruletest;
 mod schema;
 mod support;
 mod tls;
+mod traces;
 mod wire;
 mod xds;
