@@ -17,7 +17,10 @@ use crate::{
         time::Timestamp,
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
-    telemetry::metrics::{Metrics, series::Index},
+    telemetry::{
+        metrics::{Metrics, series::Index},
+        refusals::Refusals,
+    },
     trace::{Span, Traced},
 };
 
@@ -31,6 +34,7 @@ pub struct Limiter {
     policy: Policy,
     mode: ChargeMode,
     metrics: Arc<Metrics>,
+    refusals: Option<Refusals>,
 }
 
 /// Rules, and where decisions by them are counted.
@@ -90,6 +94,7 @@ impl Limiter {
             policy,
             mode,
             metrics: Arc::default(),
+            refusals: None,
         }
     }
 
@@ -104,6 +109,19 @@ impl Limiter {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The same, and some of the calls that are refused are logged.
+    #[must_use]
+    pub fn log_refusals(mut self, refusals: Refusals) -> Self {
+        self.refusals = Some(refusals);
+        self
+    }
+
+    /// Those that are logged, where some are.
+    #[must_use]
+    pub fn refusals(&self) -> Option<&Refusals> {
+        self.refusals.as_ref()
     }
 
     /// Replaces the rules as a whole; counters stay.
@@ -221,6 +239,9 @@ impl Limiter {
         drop(plan);
         self.metrics
             .record(rules, &in_force.index, request, &decision, now);
+        if let Some(refusals) = &self.refusals {
+            refusals.note(rules, request, &decision, now);
+        }
         Ok(Answer {
             decision,
             now,

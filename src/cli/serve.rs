@@ -19,7 +19,7 @@ use crate::{
     service::{certificates, listener::Listener, tls::Tls},
     settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
-    telemetry::{metrics::Metrics, traces::Traces},
+    telemetry::{metrics::Metrics, refusals::Refusals, traces::Traces},
     xds::Subscription,
 };
 
@@ -36,7 +36,7 @@ const LAST_SPANS: Duration = Duration::from_secs(5);
 /// What keeps it from starting.
 pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let (level, format) = arguments.logging();
-    crate::telemetry::logging::start(level, format);
+    let _logging = crate::telemetry::logging::start(level, format);
     allow_connections();
     let limiter = Arc::new(limiter(arguments)?);
     let rulebook = Arc::new(Rulebook::new(limiter, Clock::System));
@@ -193,7 +193,11 @@ fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
         arguments.charge_mode(),
     );
     let metrics = Metrics::new(arguments.max_metric_series());
-    Ok(limiter.counting_in(Arc::new(metrics)))
+    let limiter = limiter.counting_in(Arc::new(metrics));
+    Ok(match arguments.refusals() {
+        Some(refusals) => limiter.log_refusals(Refusals::new(refusals)),
+        None => limiter,
+    })
 }
 
 /// Looks for the store, not for long: it may come later.

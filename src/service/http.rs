@@ -383,7 +383,7 @@ fn bad_request() -> Response {
 }
 
 /// Errors all look alike: a code that is the status' name, and a message.
-fn problem(status: StatusCode, reason: &str) -> Response {
+pub(super) fn problem(status: StatusCode, reason: &str) -> Response {
     let name = status.canonical_reason().unwrap_or("error");
     let code = name.to_ascii_lowercase().replace([' ', '-'], "_");
     let error = serde_json::json!({"error": {"code": code, "message": reason}});

@@ -35,7 +35,7 @@ use crate::{
         wire::{Bounds, ResponseSettings},
     },
     storage::{ChargeMode, memory},
-    telemetry::{logging, traces},
+    telemetry::{logging, refusals, traces},
 };
 
 /// Flags and variables of `ratekeeper serve`.
@@ -76,6 +76,8 @@ pub struct Serve {
     bounds: BoundFlags,
     #[command(flatten)]
     tracing: observe::Tracing,
+    #[command(flatten)]
+    refusals: observe::Refusals,
     #[command(flatten)]
     process: Process,
 }
@@ -458,6 +460,12 @@ impl Serve {
         self.tracing.config()
     }
 
+    /// Which refusals to log; `None` for none.
+    #[must_use]
+    pub fn refusals(&self) -> Option<refusals::Config> {
+        self.refusals.config()
+    }
+
     /// From which level on to log, and how.
     #[must_use]
     pub fn logging(&self) -> (tracing::Level, logging::Format) {
@@ -467,7 +475,12 @@ impl Serve {
             tracing::Level::INFO
         };
         let level = self.process.log_level.unwrap_or(default);
-        (level, self.process.log_format)
+        let format = match self.process.log_format {
+            logging::Format::Text if self.compat => logging::Format::ReferenceText,
+            logging::Format::Json if self.compat => logging::Format::ReferenceJson,
+            format => format,
+        };
+        (level, format)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Flags and variables of traces.
+//! Flags and variables of traces and of what is logged.
 
 use std::time::Duration;
 
@@ -6,7 +6,10 @@ use anyhow::bail;
 use clap::{ArgAction, Args};
 
 use super::boolean;
-use crate::telemetry::traces::{Config, Protocol};
+use crate::telemetry::{
+    refusals::{self, Share},
+    traces::{Config, Protocol},
+};
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Traces (OTLP; where to: OTEL_EXPORTER_OTLP_ENDPOINT)")]
@@ -48,6 +51,39 @@ pub(super) struct Tracing {
         default_value_t = 5_000
     )]
     tracing_delay_ms: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Refusals in the log")]
+pub(super) struct Refusals {
+    /// Log some of the calls that are refused, at info: 1/1 is all, 1/1000 one in a thousand
+    #[arg(long, env = "RATEKEEPER_LOG_REFUSALS", value_name = "N/M")]
+    log_refusals: Option<Share>,
+    /// Lines about them in a second
+    #[arg(
+        long,
+        env = "RATEKEEPER_LOG_REFUSALS_PER_SECOND",
+        value_name = "N",
+        default_value_t = 100
+    )]
+    log_refusals_per_second: u32,
+    /// Tell there what clients send, values of descriptors too
+    #[arg(long, env = "RATEKEEPER_LOG_VALUES", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
+    log_values: bool,
+}
+
+// === impl Refusals ===
+
+impl Refusals {
+    /// `None` where none are logged.
+    pub(super) fn config(&self) -> Option<refusals::Config> {
+        Some(refusals::Config {
+            share: self.log_refusals?,
+            per_second: self.log_refusals_per_second,
+            shows_values: self.log_values,
+        })
+    }
 }
 
 // === impl Tracing ===

@@ -9,6 +9,7 @@ mod docs;
 mod envoy;
 mod hostile;
 mod layers;
+mod logs;
 mod metrics;
 mod packaging;
 mod pki;
