@@ -37,6 +37,7 @@ use crate::{
     },
     storage::{AnyStore, MemoryStore},
     telemetry::metrics::{mapping::Mapper, reference, statsd},
+    trace::Tracer,
     xds::Subscription,
 };
 
@@ -57,6 +58,8 @@ pub struct Config {
     pub unknown_code: bool,
     /// The debug listener may take profiles. `--debug-profile`.
     pub debug_profile: bool,
+    /// Traces calls, where it is there.
+    pub tracer: Option<Tracer>,
     /// From NOT_SERVING to closed listeners. `--drain-delay`, default 5 s.
     pub drain_delay: Duration,
     /// From closed listeners to the end. `--drain-timeout`, default 10 s.
@@ -214,6 +217,7 @@ impl App {
             response: self.config.response,
             compat: self.config.compat,
             unknown_code: self.config.unknown_code,
+            tracer: self.config.tracer,
         });
         let (routes, reporter) = health::routes().context("gRPC reflection")?;
         health::say(&reporter, limiter.store().is_ready()).await;

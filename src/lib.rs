@@ -23,5 +23,6 @@ pub mod service;
 pub mod settings;
 pub mod storage;
 pub mod telemetry;
+pub mod trace;
 pub mod watch;
 pub mod xds;

@@ -17,7 +17,11 @@ use crate::{
         time::Timestamp,
     },
     storage::{AnyStore, ChargeMode, Ladder, StoreError},
-    telemetry::metrics::{Metrics, series::Index},
+    telemetry::{
+        metrics::{Metrics, series::Index},
+        refusals::Refusals,
+    },
+    trace::{Span, Traced},
 };
 
 /// Decides. One per process, shared by all connections.
@@ -30,6 +34,7 @@ pub struct Limiter {
     policy: Policy,
     mode: ChargeMode,
     metrics: Arc<Metrics>,
+    refusals: Option<Refusals>,
 }
 
 /// Rules, and where decisions by them are counted.
@@ -89,6 +94,7 @@ impl Limiter {
             policy,
             mode,
             metrics: Arc::default(),
+            refusals: None,
         }
     }
 
@@ -103,6 +109,19 @@ impl Limiter {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The same, and some of the calls that are refused are logged.
+    #[must_use]
+    pub fn log_refusals(mut self, refusals: Refusals) -> Self {
+        self.refusals = Some(refusals);
+        self
+    }
+
+    /// Those that are logged, where some are.
+    #[must_use]
+    pub fn refusals(&self) -> Option<&Refusals> {
+        self.refusals.as_ref()
     }
 
     /// Replaces the rules as a whole; counters stay.
@@ -161,10 +180,23 @@ impl Limiter {
     /// # Errors
     /// The request says too little, there are no rules, or the store failed;
     /// in the last case some hits may have been counted.
-    pub async fn decide(
+    pub fn decide(
         &self,
         request: &Request<'_>,
         until: Option<Instant>,
+    ) -> impl Future<Output = Result<Answer, LimitError>> {
+        self.decide_traced(request, until, None)
+    }
+
+    /// As [`decide`](Self::decide), with spans below `trace`.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn decide_traced(
+        &self,
+        request: &Request<'_>,
+        until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<Answer, LimitError> {
         if request.domain.is_empty() {
             return Err(LimitError::EmptyDomain);
@@ -178,20 +210,24 @@ impl Limiter {
         };
         let rules = &*in_force.rules;
         let now = self.now();
+        let matching = trace.map(|trace| trace.child("Match Rules"));
         let plan = SCRATCH
             .with_borrow_mut(|scratch| Plan::new(rules, request, self.policy.quota_mode, scratch));
+        drop(matching);
         let mode = match plan.policy.charge {
             Some(ChargePolicy::AllOrNothing) => ChargeMode::AllOrNothing,
             Some(ChargePolicy::Always) | None => self.mode,
         };
         let decision = match plan.remembering() {
             None => {
-                let seen = self.charge(&plan, &plan.charges, mode, now, until).await?;
+                let seen = self
+                    .charge(&plan, &plan.charges, mode, now, until, trace)
+                    .await?;
                 Decision::new(rules, &plan, &seen, &self.policy, now)
             }
             Some(place) => {
                 let seen = self
-                    .charge_remembering(&plan, place, mode, now, until)
+                    .charge_remembering(&plan, place, mode, now, until, trace)
                     .await?;
                 let decision = Decision::new(rules, &plan, &seen, &self.policy, now);
                 if decision.code == Code::OverLimit {
@@ -203,6 +239,9 @@ impl Limiter {
         drop(plan);
         self.metrics
             .record(rules, &in_force.index, request, &decision, now);
+        if let Some(refusals) = &self.refusals {
+            refusals.note(rules, request, &decision, now);
+        }
         Ok(Answer {
             decision,
             now,
@@ -219,9 +258,16 @@ impl Limiter {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<PerDescriptor<Observation>, LimitError> {
-        let charged = self.store.charge(charges, mode, now, until);
-        match charged.await {
+        let mut wait = trace.map(|trace| trace.child("Wait for Store"));
+        let traced = wait.as_ref().map(Span::traced);
+        let charged = self.store.charge(charges, mode, now, until, traced).await;
+        if let (Some(wait), Err(unanswered)) = (&mut wait, &charged) {
+            wait.fail(unanswered.error.to_string());
+        }
+        drop(wait);
+        match charged {
             Ok(seen) => Ok(seen),
             Err(_) if until.is_some_and(|until| Instant::now() >= until) => {
                 Err(LimitError::TooLate)
@@ -250,11 +296,12 @@ impl Limiter {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<PerDescriptor<Observation>, LimitError> {
         let (before, rest) = plan.charges.split_at(place);
         let (value, after) = rest.split_at(1);
         let seen = self
-            .charge(plan, value, ChargeMode::Always, now, until)
+            .charge(plan, value, ChargeMode::Always, now, until, trace)
             .await?;
         let repeated = seen.iter().all(|seen| seen.before == seen.after);
         let refuses = value[0].refuses == Refuses::Alone;
@@ -267,7 +314,8 @@ impl Limiter {
             charge
         });
         let others: PerDescriptor<Charge<'_>> = others.collect();
-        let mut all = match self.charge(plan, &others, mode, now, until).await {
+        let rest = self.charge(plan, &others, mode, now, until, trace);
+        let mut all = match rest.await {
             Ok(all) => all,
             Err(error) => {
                 self.forget(&value[0], &seen, now).await;
@@ -300,7 +348,7 @@ impl Limiter {
         // If that fails the value stays known for as long as it is remembered.
         if let Err(unanswered) = self
             .store
-            .charge(&[charge], ChargeMode::Always, now, None)
+            .charge(&[charge], ChargeMode::Always, now, None, None)
             .await
         {
             tracing::debug!(error = %unanswered.error, "a refused request stays remembered");

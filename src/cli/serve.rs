@@ -19,7 +19,7 @@ use crate::{
     service::{certificates, listener::Listener, tls::Tls},
     settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, refusals::Refusals, traces::Traces},
     xds::Subscription,
 };
 
@@ -27,6 +27,8 @@ use crate::{
 const MOST_DESCRIPTORS: u64 = 65_536;
 /// How long a start waits for the store.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How long the end waits for the trace collector.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 ///
@@ -34,13 +36,15 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// What keeps it from starting.
 pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let (level, format) = arguments.logging();
-    crate::telemetry::logging::start(level, format);
+    let _logging = crate::telemetry::logging::start(level, format);
     allow_connections();
     let limiter = Arc::new(limiter(arguments)?);
     let rulebook = Arc::new(Rulebook::new(limiter, Clock::System));
+    let traces = arguments.traces()?;
+    let traces = traces.as_ref().map(Traces::start).transpose()?;
     if let Some(config) = arguments.management_server()? {
         let subscription = Arc::new(Subscription::new(config, Arc::clone(&rulebook)));
-        return block_on(serve(arguments, rulebook, Some(subscription)));
+        return block_on(serve(arguments, rulebook, Some(subscription), traces));
     }
     let source = arguments.rules_source()?;
     match load(&source) {
@@ -52,7 +56,7 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
         Err(error) if arguments.compat => rulebook.refuse(format_args!("{error:#}")),
         Err(error) => return Err(error),
     }
-    block_on(serve(arguments, rulebook, None))
+    block_on(serve(arguments, rulebook, None, traces))
 }
 
 fn block_on(serving: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
@@ -69,6 +73,7 @@ async fn serve(
     arguments: &Serve,
     rulebook: Arc<Rulebook>,
     subscription: Option<Arc<Subscription>>,
+    traces: Option<Traces>,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
     let sink = arguments.sink()?;
@@ -99,16 +104,22 @@ async fn serve(
     let http =
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
     let (grpc_name, http_name) = (grpc.to_string(), http.to_string());
-    let app = with_listeners(
-        App::new(arguments.app()?, rulebook, grpc, http)
-            .following(subscription)
-            .with_tls(tls),
-        arguments,
-        sink,
-    )?;
+    let mut config = arguments.app()?;
+    config.tracer = traces.as_ref().map(|traces| traces.tracer().clone());
+    let app = App::new(config, rulebook, grpc, http)
+        .following(subscription)
+        .with_tls(tls);
+    let app = with_listeners(app, arguments, sink)?;
     println!("gRPC listens on {grpc_name}");
     println!("HTTP listens on {http_name}");
-    match app.run(signals).await? {
+    let ended = app.run(signals).await?;
+    if let Some(traces) = traces
+        && ended != Ended::AtOnce
+        && !traces.stop(LAST_SPANS).await
+    {
+        tracing::warn!("the last spans were not sent in time");
+    }
+    match ended {
         Ended::Drained => {}
         Ended::TimedOut => tracing::warn!("some connections did not finish in time"),
         Ended::AtOnce => tracing::warn!("ended at once by a second signal"),
@@ -174,14 +185,19 @@ fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
             (AnyStore::Redis(store), ladder)
         }
     };
-    Ok(Limiter::new(
+    let limiter = Limiter::new(
         Clock::System,
         store,
         ladder,
         arguments.policy(),
         arguments.charge_mode(),
-    )
-    .counting_in(Arc::new(Metrics::new(arguments.max_metric_series()))))
+    );
+    let metrics = Metrics::new(arguments.max_metric_series());
+    let limiter = limiter.counting_in(Arc::new(metrics));
+    Ok(match arguments.refusals() {
+        Some(refusals) => limiter.log_refusals(Refusals::new(refusals)),
+        None => limiter,
+    })
 }
 
 /// Looks for the store, not for long: it may come later.

@@ -74,6 +74,7 @@ impl Service {
             response: test.answers.response.clone(),
             compat: false,
             unknown_code: false,
+            tracer: None,
         };
         Self { clock, api }
     }

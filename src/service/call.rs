@@ -20,8 +20,9 @@ use super::{
     grpc::{Api, FRAME_HEADER, Framing, framing},
     held_io::Switch,
     limits::Budget,
+    spans,
 };
-use crate::telemetry::metrics::Protocol;
+use crate::{telemetry::metrics::Protocol, trace::Span};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -47,6 +48,8 @@ pub(crate) struct Call {
     /// Its place among those that wait, and where its bytes are counted then.
     place: Option<(Budget, Arc<Switch>)>,
     is_refused: bool,
+    /// Its span, where it is traced.
+    span: Option<Span>,
 }
 
 enum State {
@@ -109,7 +112,14 @@ impl Call {
             waiting: None,
             place: None,
             is_refused: false,
+            span: None,
         }
+    }
+
+    /// It is traced, where there is a span.
+    pub(crate) fn traced(mut self, span: Option<Span>) -> Self {
+        self.span = span;
+        self
     }
 
     /// Takes a place among the calls that wait, until it is done.
@@ -173,7 +183,7 @@ impl Call {
                         return Poll::Ready(Ok(Ended::Aborted));
                     }
                     match answer.as_mut().poll(cx) {
-                        Poll::Ready(answer) => send(respond, answer)?,
+                        Poll::Ready(answer) => self.send(respond, answer)?,
                         Poll::Pending => {
                             self.state = State::Deciding(respond, answer);
                             return Poll::Pending;
@@ -245,21 +255,33 @@ impl Call {
                 self.is_refused = true;
                 let metrics = self.api.limiter.metrics();
                 metrics.answered(Protocol::Grpc, status.code() as usize);
-                return send(respond, Err(status));
+                return self.send(respond, Err(status));
             }
         };
-        match self.api.should_rate_limit_now(&message) {
-            Some(answer) => send(respond, answer),
+        let trace = self.span.as_ref().map(Span::traced);
+        match self.api.should_rate_limit_now(&message, trace) {
+            Some(answer) => self.send(respond, answer),
             None => {
                 let (api, until) = (Arc::clone(&self.api), self.until);
+                let trace = trace.cloned();
                 self.budget.add(message.len());
                 if self.budget.is_exceeded() {
-                    return send(respond, Err(busy()));
+                    return self.send(respond, Err(busy()));
                 }
-                let answer = async move { api.should_rate_limit(&message, until).await };
+                let answer = async move {
+                    let trace = trace.as_ref();
+                    api.should_rate_limit(&message, until, trace).await
+                };
                 Ok(State::Deciding(respond, Box::pin(answer)))
             }
         }
+    }
+
+    fn send(&mut self, respond: SendResponse<Bytes>, answer: Answer) -> Result<State, h2::Error> {
+        if let Some(span) = &mut self.span {
+            spans::grpc_ended(span, answer.as_ref().err());
+        }
+        send(respond, answer)
     }
 
     /// Bytes of a body count when they come: a large message in many pieces
@@ -293,6 +315,9 @@ impl Future for Call {
                 return Poll::Pending;
             }
         };
+        if let (Ended::Aborted, Some(span)) = (ended, &mut self.span) {
+            span.fail("the client is gone");
+        }
         self.state = State::Done;
         Poll::Ready(Finished {
             accepted: self.accepted,

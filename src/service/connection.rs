@@ -38,6 +38,7 @@ use super::{
     limits::{Account, Budget, Limits, STREAM_WINDOW},
     listener::Seat,
     other_services::{self, OtherServices},
+    spans,
     tls::Tls,
     turns_true,
 };
@@ -401,6 +402,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
         let shared = &self.shared;
         let until = time_left(request.headers()).map(|left| Instant::now() + left);
+        let tracer = shared.api.tracer.as_ref();
+        let span = tracer.and_then(|tracer| spans::grpc(tracer, request.headers()));
         let mut call = Call::new(
             Arc::clone(&shared.api),
             request.into_body(),
@@ -412,7 +415,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             shared.limits.max_message_bytes,
             self.last_call,
             until,
-        );
+        )
+        .traced(span);
         match Pin::new(&mut call).poll(cx) {
             Poll::Ready(finished) => {
                 self.at_once += 1;

@@ -59,6 +59,7 @@ async fn connect(limits: Limits) -> DuplexStream {
         response: ResponseSettings::default(),
         compat: false,
         unknown_code: false,
+        tracer: None,
     };
     let (routes, _) = health::routes().unwrap();
     let shared = Arc::new(Shared::new(Arc::new(api), limits, None, routes));

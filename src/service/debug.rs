@@ -6,6 +6,7 @@
 //! | `/rlconfig` | the rules in force, a line each, as the reference shows them |
 //! | `/stats` | the reference's statistics, a line each |
 //! | `/debug/pprof/profile` | where processor time goes, in pprof's format, with `--debug-profile`; `?seconds=N`, 10 by default, at most 60 |
+//! | `/log-level` | from which level on is logged; `POST` changes it ([`log_level`]) |
 //!
 //! Any other path lists these. Another listener shows the reference's
 //! statistics as Prometheus reads them: [`prometheus`].
@@ -24,7 +25,7 @@ use axum::{
 
 use serde::Deserialize;
 
-use super::{http, limits::Limits, page::Page};
+use super::{http, limits::Limits, log_level, page::Page};
 use crate::telemetry::profile;
 
 /// What there is to see.
@@ -44,6 +45,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 const PATHS: &str = "\
 /debug/pprof/profile: CPU profiling endpoint
+/log-level: from which level on is logged; POST debug, info, warn or error to change it
 /rlconfig: print out the currently loaded configuration for debugging
 /stats: print out stats
 ";
@@ -60,6 +62,7 @@ pub(crate) fn router(debug: Debug, limits: &Limits) -> Router {
         .route("/debug/pprof/profile", any(profile))
         .fallback(|| async { text(Bytes::from_static(PATHS.as_bytes())) })
         .with_state(Arc::new(debug))
+        .merge(log_level::routes())
 }
 
 /// What a listener for Prometheus answers, at `path`.

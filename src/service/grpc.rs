@@ -12,12 +12,14 @@ use tonic::{Code, Status};
 
 use super::{
     http_json::{self, JsonRequest, Object},
+    spans,
     wire::{self, BadRequest, Bounds, Message, ResponseSettings},
 };
 use crate::{
     limiter::{Answer, LimitError, Limiter},
     proto::envoy::service::ratelimit::v3::rate_limit_response,
     telemetry::metrics::{Failure, Protocol},
+    trace::{Span, Traced, Tracer},
 };
 
 /// What the gRPC and the HTTP side have in common.
@@ -33,6 +35,8 @@ pub struct Api {
     pub compat: bool,
     /// Answer errors of the store with the reference's code, UNKNOWN.
     pub unknown_code: bool,
+    /// Traces calls, where it is there.
+    pub tracer: Option<Tracer>,
 }
 
 /// Why there is no answer.
@@ -60,7 +64,7 @@ pub enum JsonError {
 
 impl Api {
     /// Answers an encoded request with a framed, encoded response. From
-    /// `until` on the caller does not wait any more.
+    /// `until` on the caller does not wait any more. Spans are below `trace`.
     ///
     /// # Errors
     /// There is no answer; the status says why.
@@ -68,10 +72,11 @@ impl Api {
         &self,
         request: &[u8],
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<Bytes, Status> {
         let answer = async {
             let message = Message::decode(request, &self.bounds)?;
-            self.answer(&message, until).await
+            self.answer(&message, until, trace).await
         };
         let answer = answer.await;
         answer
@@ -94,11 +99,15 @@ impl Api {
 
     /// As [`should_rate_limit`](Self::should_rate_limit), at once and without
     /// keeping anything for later; `None` where the store has to be waited for.
-    pub fn should_rate_limit_now(&self, request: &[u8]) -> Option<Result<Bytes, Status>> {
+    pub fn should_rate_limit_now(
+        &self,
+        request: &[u8],
+        trace: Option<&Traced>,
+    ) -> Option<Result<Bytes, Status>> {
         if !self.limiter.store().never_waits() {
             return None;
         }
-        let call = pin!(self.should_rate_limit(request, None));
+        let call = pin!(self.should_rate_limit(request, None, trace));
         match call.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Some(answer),
             Poll::Pending => None,
@@ -113,16 +122,32 @@ impl Api {
         &self,
         message: &Message<'_>,
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<Bytes, ApiError> {
-        let answer = self.decide(message, until).await?;
+        let mut span = trace.map(|call| spans::decision(call, message));
+        let below = span.as_ref().map(Span::traced);
+        let answer = self.decide_traced(message, until, below).await;
+        if let Some(span) = &mut span {
+            spans::decided(span, answer.as_ref().map(|answer| &answer.decision));
+        }
+        let answer = answer?;
         Ok(self.frame(&answer, message))
     }
 
     /// Decides on a request, before there is an encoded answer.
-    pub(crate) async fn decide(
+    pub(crate) fn decide(
         &self,
         message: &Message<'_>,
         until: Option<Instant>,
+    ) -> impl Future<Output = Result<Answer, ApiError>> {
+        self.decide_traced(message, until, None)
+    }
+
+    async fn decide_traced(
+        &self,
+        message: &Message<'_>,
+        until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<Answer, ApiError> {
         // Where there are no rules for the domain, no override counts either.
         if self.limiter.knows(message.domain()) {
@@ -130,7 +155,7 @@ impl Api {
         }
         let descriptors = message.descriptors();
         let request = message.request(&descriptors);
-        let decided = self.limiter.decide(&request, until).await;
+        let decided = self.limiter.decide_traced(&request, until, trace).await;
         decided.map_err(ApiError::Limit)
     }
 
@@ -138,9 +163,13 @@ impl Api {
     ///
     /// # Errors
     /// There is no answer.
-    pub async fn answer_json(&self, request: &[u8]) -> Result<JsonAnswer, JsonError> {
+    pub async fn answer_json(
+        &self,
+        request: &[u8],
+        trace: Option<&Traced>,
+    ) -> Result<JsonAnswer, JsonError> {
         let begun = Instant::now();
-        let answer = self.answer_object(request).await;
+        let answer = self.answer_object(request, trace).await;
         let metrics = self.limiter.metrics();
         match &answer {
             Ok(_) => metrics.answered(Protocol::Http, 0),
@@ -154,11 +183,15 @@ impl Api {
         answer
     }
 
-    async fn answer_object(&self, request: &[u8]) -> Result<JsonAnswer, JsonError> {
+    async fn answer_object(
+        &self,
+        request: &[u8],
+        trace: Option<&Traced>,
+    ) -> Result<JsonAnswer, JsonError> {
         let Object(request): Object<JsonRequest> =
             serde_json::from_slice(request).map_err(JsonError::Unreadable)?;
         let message = request.message(&self.bounds)?;
-        let framed = self.answer(&message, None).await?;
+        let framed = self.answer(&message, None, trace).await?;
         let answer = http_json::response(&framed[FRAME_HEADER..]);
         Ok(answer.expect("what was just encoded can be decoded"))
     }

@@ -44,13 +44,17 @@ use super::{
     limits::Limits,
     listener::{Listener, Seat, Table},
     page::Page,
+    spans,
     tls::Tls,
     turns_true,
 };
 use crate::{
-    engine::rules::RuleSet, limiter::LimitError,
-    proto::envoy::service::ratelimit::v3::rate_limit_response::Code, rulebook::Rulebook,
+    engine::rules::RuleSet,
+    limiter::LimitError,
+    proto::envoy::service::ratelimit::v3::rate_limit_response::Code,
+    rulebook::Rulebook,
     telemetry::metrics::families,
+    trace::{Span, Traced},
 };
 
 /// Bytes of a `/json` body.
@@ -289,6 +293,16 @@ pub(crate) async fn exposition(page: &Page) -> Response {
 }
 
 async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
+    let tracer = handlers.http.api.tracer.as_ref();
+    let mut span = tracer.and_then(|tracer| spans::json(tracer, &request));
+    let response = answer_json(&handlers, request, span.as_ref().map(Span::traced)).await;
+    if let Some(span) = &mut span {
+        spans::json_ended(span, response.status());
+    }
+    response
+}
+
+async fn answer_json(handlers: &Handlers, request: Request, trace: Option<&Traced>) -> Response {
     let api = &handlers.http.api;
     let (body, _held) = match timeout(BODY_TIMEOUT, read(request, &handlers.held_bytes)).await {
         Ok(Ok(body)) => body,
@@ -298,7 +312,7 @@ async fn json(State(handlers): State<Handlers>, request: Request) -> Response {
     let Ok(_permit) = handlers.decisions.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    match api.answer_json(&body).await {
+    match api.answer_json(&body, trace).await {
         Ok((answer, code)) => (http_code(code), Json(answer)).into_response(),
         Err(JsonError::Unreadable(error)) => {
             unreadable(api, StatusCode::BAD_REQUEST, &error.to_string())
@@ -369,7 +383,7 @@ fn bad_request() -> Response {
 }
 
 /// Errors all look alike: a code that is the status' name, and a message.
-fn problem(status: StatusCode, reason: &str) -> Response {
+pub(super) fn problem(status: StatusCode, reason: &str) -> Response {
     let name = status.canonical_reason().unwrap_or("error");
     let code = name.to_ascii_lowercase().replace([' ', '-'], "_");
     let error = serde_json::json!({"error": {"code": code, "message": reason}});

@@ -4,8 +4,9 @@
 //! [`tls`] handshakes · [`certificates`] the files that they go by ·
 //! [`connection`] one HTTP/2 connection · [`call`] one call on it · [`grpc`]
 //! message in, message out · [`wire`] protobuf ⇄ engine · [`protobuf`] the
-//! encoding · [`other_services`] what tonic serves · [`health`] · [`http`] the
-//! HTTP side · [`http_json`] `/json` · [`debug`] for people who look into it ·
+//! encoding · [`spans`] what traced calls tell · [`other_services`] what tonic
+//! serves · [`health`] · [`http`] the HTTP side · [`http_json`] `/json` ·
+//! [`debug`] for people who look into it · [`log_level`] what is logged ·
 //! [`page`] texts that are large · [`limits`] what a client may cost ·
 //! [`held_io`] one write for many answers · [`counted`] what is read.
 
@@ -21,9 +22,11 @@ pub(crate) mod http;
 pub(crate) mod http_json;
 pub mod limits;
 pub mod listener;
+pub(crate) mod log_level;
 pub(crate) mod other_services;
 pub(crate) mod page;
 pub(crate) mod protobuf;
+pub(crate) mod spans;
 pub mod tls;
 pub mod wire;
 pub(crate) mod worker;

@@ -4,6 +4,7 @@
 //! flag wins over its variable.
 
 pub(crate) mod answers;
+mod observe;
 mod store;
 mod telemetry;
 mod tls;
@@ -34,7 +35,7 @@ use crate::{
         wire::{Bounds, ResponseSettings},
     },
     storage::{ChargeMode, memory},
-    telemetry::logging,
+    telemetry::{logging, refusals, traces},
 };
 
 /// Flags and variables of `ratekeeper serve`.
@@ -73,6 +74,10 @@ pub struct Serve {
     telemetry: telemetry::Telemetry,
     #[command(flatten)]
     bounds: BoundFlags,
+    #[command(flatten)]
+    tracing: observe::Tracing,
+    #[command(flatten)]
+    refusals: observe::Refusals,
     #[command(flatten)]
     process: Process,
 }
@@ -441,9 +446,24 @@ impl Serve {
             compat: self.compat,
             unknown_code: self.store.unknown_code(),
             debug_profile: self.telemetry.debug_profile(),
+            tracer: None,
             drain_delay: self.process.drain_delay,
             drain_timeout: self.process.drain_timeout,
         })
+    }
+
+    /// Settings of traces; `None` where there are to be none.
+    ///
+    /// # Errors
+    /// A variable is not right.
+    pub fn traces(&self) -> anyhow::Result<Option<traces::Config>> {
+        self.tracing.config()
+    }
+
+    /// Which refusals to log; `None` for none.
+    #[must_use]
+    pub fn refusals(&self) -> Option<refusals::Config> {
+        self.refusals.config()
     }
 
     /// From which level on to log, and how.
@@ -455,7 +475,12 @@ impl Serve {
             tracing::Level::INFO
         };
         let level = self.process.log_level.unwrap_or(default);
-        (level, self.process.log_format)
+        let format = match self.process.log_format {
+            logging::Format::Text if self.compat => logging::Format::ReferenceText,
+            logging::Format::Json if self.compat => logging::Format::ReferenceJson,
+            format => format,
+        };
+        (level, format)
     }
 }
 

@@ -12,10 +12,13 @@ use std::{fmt, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::engine::{
-    algorithm::Observation,
-    plan::{Charge, PerDescriptor},
-    time::Timestamp,
+use crate::{
+    engine::{
+        algorithm::Observation,
+        plan::{Charge, PerDescriptor},
+        time::Timestamp,
+    },
+    trace::Traced,
 };
 
 pub use ladder::Ladder;
@@ -119,7 +122,8 @@ impl AnyStore {
     /// Applies `charges` and says what each saw: one observation for each
     /// charge, in the same order. Equal keys within one call are applied one
     /// after the other. From `until` on the caller does not wait any more; a
-    /// charge that has not been sent by then is not made.
+    /// charge that has not been sent by then is not made. Spans of work that
+    /// others share link to `trace`.
     ///
     /// # Errors
     /// The store did not answer; what it has counted by then is unknown.
@@ -129,10 +133,11 @@ impl AnyStore {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         match self {
             Self::Memory(store) => Ok(store.charge(charges, mode, now)),
-            Self::Redis(store) => store.charge(charges, mode, now, until).await,
+            Self::Redis(store) => store.charge(charges, mode, now, until, trace).await,
         }
     }
 }

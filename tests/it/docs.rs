@@ -36,6 +36,27 @@ fn examples_of_rules_load() {
 }
 
 #[test]
+fn flags_and_variables_of_traces_and_logs_are_those_of_the_program() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_ratekeeper"))
+        .args(["serve", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let page = page("docs/observability.md");
+    let words = page.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_'));
+    let named = |word: &&str| {
+        let is_flag = word.starts_with("--") && !word.ends_with('-');
+        let ours = ["TRACING_", "RATEKEEPER_", "LOG_", "OTEL_BSP_"];
+        is_flag || ours.iter().any(|prefix| word.starts_with(prefix))
+    };
+    let named: Vec<&str> = words.filter(named).collect();
+    assert!(named.len() > 30, "{}", named.len());
+    for word in named {
+        assert!(help.contains(word), "{word}");
+    }
+}
+
+#[test]
 fn every_key_is_on_the_page() {
     let page = page("docs/rules.md");
     let schema = config::json_schema();

@@ -34,7 +34,11 @@ use super::{
     slots::Node,
     ticket::Tag,
 };
-use crate::{engine::time::Timestamp, storage::StoreError};
+use crate::{
+    engine::time::Timestamp,
+    storage::StoreError,
+    trace::{Span, Tracer},
+};
 
 /// How a lane treats its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +316,7 @@ impl Lane {
         };
         let flush = Flush::new(items, &mut adviser);
         backend.counts().count(&flush);
+        let mut span = self.span(&flush, &backend);
         let pipeline = flush.pipeline(backend.newsroom(), scripts);
         drop(backend);
         let mut probe = connection.clone();
@@ -322,6 +327,7 @@ impl Lane {
             replies = &mut reply => replies,
             () = sleep_until(late) => {
                 let error = self.error(&format!("no answer within {:?}", self.config.deadline));
+                end(&mut span, Some(&error));
                 flush.into_items().into_iter().for_each(|item| fail(item, &error));
                 self.count(|counts| add_one(&counts.failures));
                 self.enter(Condition::Stalled(error));
@@ -336,11 +342,14 @@ impl Lane {
         match replies {
             Ok(replies) => {
                 self.count(|counts| counts.times.record_time(now.elapsed(), 1));
-                self.settle(flush, replies, refunds, first_seen)
+                let settled = self.settle(flush, replies, refunds, first_seen);
+                end(&mut span, settled.as_ref().err());
+                settled
             }
             Err(error) => {
                 self.count(|counts| add_one(&counts.failures));
                 let error = self.error(&error.to_string());
+                end(&mut span, Some(&error));
                 flush
                     .into_items()
                     .into_iter()
@@ -348,6 +357,18 @@ impl Lane {
                 Err(error)
             }
         }
+    }
+
+    /// The span of a flush for calls that are traced: it links to them.
+    fn span(&self, flush: &Flush<Tag>, backend: &Backend) -> Option<Span> {
+        let tickets = flush.items().iter().filter_map(|item| item.tag.as_ref());
+        let calls = tickets.filter_map(|(ticket, _)| ticket.trace());
+        let mut span = Tracer::shared("Redis Pipeline Execution", calls)?;
+        let number = |many: usize| i64::try_from(many).unwrap_or(i64::MAX);
+        span.set("pipeline length", number(flush.len()));
+        span.set("charges", number(flush.items().len()));
+        span.set("store", backend.describe(&self.node));
+        Some(span)
     }
 
     /// Tells everybody; an error where the node should not be asked again.
@@ -589,6 +610,13 @@ fn add_one(count: &AtomicU64) {
 
 fn arrived(item: &Item<Tag>) -> Option<Instant> {
     item.tag.as_ref().map(|(ticket, _)| ticket.arrived())
+}
+
+/// Ends a span, as a failed one where there is an error.
+fn end(span: &mut Option<Span>, error: Option<&StoreError>) {
+    if let (Some(mut span), Some(error)) = (span.take(), error) {
+        span.fail(error.reason.to_string());
+    }
 }
 
 /// Tells whoever waits for it.

@@ -56,6 +56,7 @@ use crate::{
         plan::{Charge, PerDescriptor},
         time::Timestamp,
     },
+    trace::Traced,
 };
 
 /// Settings of a store in Redis.
@@ -317,6 +318,7 @@ impl RedisStore {
         mode: ChargeMode,
         now: Timestamp,
         until: Option<Instant>,
+        trace: Option<&Traced>,
     ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         let needs_all = match mode {
             ChargeMode::Always => false,
@@ -324,7 +326,8 @@ impl RedisStore {
             ChargeMode::AllOrNothing => true,
         };
         if needs_all {
-            return together::charge(&self.shared, charges, mode, now, until).await;
+            let caller = Caller::new(until, trace);
+            return together::charge(&self.shared, charges, mode, now, caller).await;
         }
         let mut seen: PerDescriptor<Option<Observation>> = SmallVec::new();
         let mut asked: SmallVec<[Asked; 2]> = SmallVec::new();
@@ -356,7 +359,8 @@ impl RedisStore {
         if asked.is_empty() {
             return Ok(seen.into_iter().flatten().collect());
         }
-        self.shared.ask_missing(charges, asked, seen, until).await
+        let caller = Caller::new(until, trace);
+        self.shared.ask_missing(charges, asked, seen, caller).await
     }
 }
 
@@ -521,7 +525,7 @@ impl Shared {
         charges: &[Charge<'_>],
         asked: SmallVec<[Asked; 2]>,
         mut seen: PerDescriptor<Option<Observation>>,
-        until: Option<Instant>,
+        caller: Caller,
     ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
         let places: SmallVec<[(usize, Terms); 4]> = asked
             .iter()
@@ -539,7 +543,7 @@ impl Shared {
             };
             (charge.key.window, work)
         });
-        let answers = self.ask(works, Caller::until(until)).await;
+        let answers = self.ask(works, caller).await;
         let mut failure = None;
         for (answer, (place, terms)) in first_of_each(answers).zip(places) {
             match answer {

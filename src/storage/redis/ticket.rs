@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::batch::Sight;
-use crate::storage::StoreError;
+use crate::{storage::StoreError, trace::Traced};
 
 /// What a call asked for, until it is answered.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Caller {
     /// Turns true when nobody waits any more, where that is not seen from the
     /// ticket's other side.
     gone: Option<Arc<AtomicBool>>,
+    /// What the work for it links to.
+    trace: Option<Traced>,
 }
 
 /// Says, when it is dropped, that the caller has gone.
@@ -79,6 +81,11 @@ impl Ticket {
         self.caller.arrived
     }
 
+    /// What the work for it links to; `None` where it is not traced.
+    pub(super) fn trace(&self) -> Option<&Traced> {
+        self.caller.trace.as_ref()
+    }
+
     /// Somebody waits for the answer.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         let caller = &self.caller;
@@ -120,11 +127,12 @@ impl Ticket {
 
 impl Caller {
     /// One that comes now, and waits until then.
-    pub(super) fn until(until: Option<Instant>) -> Self {
+    pub(super) fn new(until: Option<Instant>, trace: Option<&Traced>) -> Self {
         Self {
             arrived: Instant::now(),
             until,
             gone: None,
+            trace: trace.cloned(),
         }
     }
 
@@ -145,6 +153,7 @@ impl Caller {
             arrived: self.arrived,
             until: None,
             gone: None,
+            trace: self.trace.clone(),
         }
     }
 }
@@ -190,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn waits_for_all_answers_and_keeps_the_first_of_each() {
-        let (ticket, mut waiting) = Ticket::new(2, Caller::until(None));
+        let (ticket, mut waiting) = Ticket::new(2, Caller::new(None, None));
         ticket.tell(1, Ok(Sight::new()));
         ticket.tell(1, Err(StoreError::new("a", "late")));
         assert!((&mut waiting).now_or_never().is_none());
@@ -205,12 +214,12 @@ mod tests {
     async fn knows_whether_anybody_waits() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let (ticket, waiting) = Ticket::new(1, Caller::until(Some(later)));
+        let (ticket, waiting) = Ticket::new(1, Caller::new(Some(later), None));
         assert!(ticket.is_wanted(now));
         assert!(!ticket.is_wanted(later), "its time is up");
         drop(waiting);
         assert!(!ticket.is_wanted(now), "the call is gone");
-        let (caller, leaving) = Caller::until(None).leaving();
+        let (caller, leaving) = Caller::new(None, None).leaving();
         let (ticket, _waiting) = Ticket::new(1, caller.clone());
         assert!(ticket.is_wanted(now));
         drop(leaving);

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
 use super::{
     Shared,
@@ -48,7 +47,7 @@ pub(super) async fn charge(
     charges: &[Charge<'_>],
     mode: ChargeMode,
     now: Timestamp,
-    until: Option<Instant>,
+    caller: Caller,
 ) -> Result<PerDescriptor<Observation>, Box<Unanswered>> {
     let mode = match mode {
         ChargeMode::OthersStandStill => Mode::OthersStandStill,
@@ -74,11 +73,11 @@ pub(super) async fn charge(
     }
     let parts: Wishes = asked.iter().map(|&index| wishes[index].clone()).collect();
     let answer = if is_in_one_slot(shared, &parts) {
-        in_one_step(shared, &parts, mode, refused, until).await
+        in_one_step(shared, &parts, mode, refused, caller).await
     } else {
         // Not to be stopped half-way when the caller goes.
         let shared = Arc::clone(shared);
-        let (caller, _leaving) = Caller::until(until).leaving();
+        let (caller, _leaving) = caller.leaving();
         let steps = async move {
             match mode {
                 // Nothing is to be counted: it is only told what there is.
@@ -188,7 +187,7 @@ async fn in_one_step(
     wishes: &[Wish],
     mode: Mode,
     refused: bool,
-    until: Option<Instant>,
+    caller: Caller,
 ) -> Result<Sight, StoreError> {
     let work = Work::Together(Together {
         parts: wishes.iter().map(|wish| wish.part.clone()).collect(),
@@ -196,7 +195,7 @@ async fn in_one_step(
         refused,
     });
     let works = [(wishes[0].window, work)].into_iter();
-    let mut answers = shared.ask(works, Caller::until(until)).await;
+    let mut answers = shared.ask(works, caller).await;
     answers.pop().flatten().unwrap_or_else(|| Err(no_answer()))
 }
 

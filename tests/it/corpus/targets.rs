@@ -186,7 +186,7 @@ pub fn request(bytes: &[u8]) {
     // Again later, and at the end of time.
     for now in [1_000_000_000, 1_000_000_001, u64::MAX] {
         clock.set(Timestamp::from_secs(now));
-        let answer = api.should_rate_limit_now(bytes);
+        let answer = api.should_rate_limit_now(bytes, None);
         match answer.expect("the memory store does not wait") {
             Ok(framed) => is_answer(&framed, ours.as_ref().expect("an answer")),
             Err(status) => assert!(!status.message().is_empty()),
@@ -300,6 +300,7 @@ fn api(bounds: &Bounds) -> (Api, ManualClock) {
         },
         compat: false,
         unknown_code: false,
+        tracer: None,
     };
     (api, clock)
 }
@@ -310,14 +311,14 @@ fn api(bounds: &Bounds) -> (Api, ManualClock) {
 pub fn json(bytes: &[u8]) {
     let bounds = Bounds::default();
     let (by_json, _) = api(&bounds);
-    let Ok((answer, code)) = at_once(by_json.answer_json(bytes)) else {
+    let Ok((answer, code)) = at_once(by_json.answer_json(bytes, None)) else {
         return;
     };
     let read: Value = serde_json::from_slice(bytes).expect("what was answered is JSON");
     let encoded = plain_request(&read).encode_to_vec();
     let (by_grpc, _) = api(&bounds);
     let framed =
-        at_once(by_grpc.should_rate_limit(&encoded, None)).expect("an answer over gRPC, too");
+        at_once(by_grpc.should_rate_limit(&encoded, None, None)).expect("an answer over gRPC, too");
     is_answer(
         &framed,
         &Message::decode(&encoded, &bounds).expect("a message"),

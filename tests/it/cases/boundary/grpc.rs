@@ -99,6 +99,7 @@ fn config(case: &Case) -> anyhow::Result<Config> {
         compat: false,
         unknown_code: false,
         debug_profile: false,
+        tracer: None,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     })
