@@ -36,7 +36,10 @@ use crate::{
         worker::{self, Duty},
     },
     storage::{AnyStore, MemoryStore},
-    telemetry::metrics::{mapping::Mapper, reference, statsd},
+    telemetry::{
+        metrics::{mapping::Mapper, reference, statsd},
+        traces::Meter,
+    },
     trace::Tracer,
     xds::Subscription,
 };
@@ -87,6 +90,7 @@ pub struct App {
     prometheus: Option<Exposition>,
     statsd: Option<statsd::Config>,
     subscription: Option<Arc<Subscription>>,
+    traces: Option<Meter>,
     tls: ListenersTls,
 }
 
@@ -151,6 +155,7 @@ impl App {
             prometheus: None,
             statsd: None,
             subscription: None,
+            traces: None,
             tls: ListenersTls::default(),
         }
     }
@@ -187,6 +192,13 @@ impl App {
     #[must_use]
     pub fn with_tls(mut self, tls: ListenersTls) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// The same, and traces are sent.
+    #[must_use]
+    pub fn tracing(mut self, traces: Option<Meter>) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -248,7 +260,7 @@ impl App {
             watched("http", &http_table, &tls.http),
         ];
         let catalogue = Catalogue::new(Arc::clone(&self.rulebook), listeners, shared);
-        let catalogue = Arc::new(catalogue.following(self.subscription));
+        let catalogue = Arc::new(catalogue.following(self.subscription).tracing(self.traces));
         let (done, workers) = mpsc::channel(1);
         let senders = (0..self.config.workers.max(1))
             .map(|number| worker::start(number, duty.clone(), done.clone()))

@@ -17,11 +17,15 @@ use crate::{
         tls::{self, Tls},
     },
     storage::{AnyStore, memory, redis::BackendStats},
-    telemetry::metrics::{
-        CODES, Protocol,
-        families::{Families, Labels, float},
-        reference::{self, Stat},
-        series::Numbers,
+    telemetry::{
+        logging,
+        metrics::{
+            CODES, Protocol,
+            families::{Families, Labels, float},
+            reference::{self, Stat},
+            series::Numbers,
+        },
+        traces::Meter,
     },
     xds::Subscription,
 };
@@ -61,6 +65,14 @@ pub const METRICS: &[Entry] = &[
     (
         "ratekeeper_lease_outstanding_hits",
         "Hits taken in advance and not spent yet.",
+    ),
+    (
+        "ratekeeper_log_lines_dropped_total",
+        "Lines of the log that nobody took in time.",
+    ),
+    (
+        "ratekeeper_log_lines_total",
+        "Lines of the log that were written.",
     ),
     ("ratekeeper_memory_counters", "Counters held in memory."),
     (
@@ -161,6 +173,22 @@ pub const METRICS: &[Entry] = &[
         "Changed certificates by outcome.",
     ),
     (
+        "ratekeeper_trace_spans_dropped_total",
+        "Spans for which the queue had no room.",
+    ),
+    (
+        "ratekeeper_trace_spans_exported_total",
+        "Spans that the collector took.",
+    ),
+    (
+        "ratekeeper_trace_spans_failed_total",
+        "Spans that the collector did not take.",
+    ),
+    (
+        "ratekeeper_trace_spans_total",
+        "Spans that were finished and sampled.",
+    ),
+    (
         "ratekeeper_waiting_calls",
         "Calls that wait for their client.",
     ),
@@ -183,6 +211,8 @@ pub struct Catalogue {
     rulebook: Arc<Rulebook>,
     /// Rules may come from a management server.
     subscription: Option<Arc<Subscription>>,
+    /// Traces may be sent.
+    traces: Option<Meter>,
     listeners: Vec<Watched>,
     /// What gRPC's connections share.
     shared: Arc<Shared>,
@@ -207,6 +237,7 @@ impl Catalogue {
         Self {
             rulebook,
             subscription: None,
+            traces: None,
             listeners,
             shared,
         }
@@ -215,6 +246,12 @@ impl Catalogue {
     /// The same, and rules come from a management server.
     pub(crate) fn following(mut self, subscription: Option<Arc<Subscription>>) -> Self {
         self.subscription = subscription;
+        self
+    }
+
+    /// The same, and traces are sent.
+    pub(crate) fn tracing(mut self, traces: Option<Meter>) -> Self {
+        self.traces = traces;
         self
     }
 
@@ -236,6 +273,7 @@ impl Catalogue {
         self.series(&mut told);
         self.store(&mut told);
         self.management_server(&mut told);
+        self.telling(&mut told);
         families.to_text()
     }
 
@@ -324,6 +362,24 @@ impl Catalogue {
                 &[("outcome", outcome)],
                 count,
             );
+        }
+    }
+
+    /// What becomes of logs and traces.
+    fn telling(&self, told: &mut Told<'_>) {
+        let lines = logging::figures();
+        told.counter("ratekeeper_log_lines_total", &[], lines.written);
+        told.counter("ratekeeper_log_lines_dropped_total", &[], lines.dropped);
+        if let Some(meter) = &self.traces {
+            let spans = meter.figures();
+            told.counter("ratekeeper_trace_spans_total", &[], spans.finished);
+            for (name, count) in [
+                ("ratekeeper_trace_spans_dropped_total", spans.dropped),
+                ("ratekeeper_trace_spans_exported_total", spans.exported),
+                ("ratekeeper_trace_spans_failed_total", spans.failed),
+            ] {
+                told.counter(name, &[], count);
+            }
         }
     }
 

@@ -108,6 +108,7 @@ async fn serve(
     config.tracer = traces.as_ref().map(|traces| traces.tracer().clone());
     let app = App::new(config, rulebook, grpc, http)
         .following(subscription)
+        .tracing(traces.as_ref().map(Traces::meter))
         .with_tls(tls);
     let app = with_listeners(app, arguments, sink)?;
     println!("gRPC listens on {grpc_name}");

@@ -106,9 +106,9 @@ fn every_metric_of_the_catalogue_is_told_and_no_other() {
     let mut told = names(&told);
     told.retain(|name| !name.starts_with("process_"));
     let expected = METRICS.iter().map(|(name, _)| *name);
-    // Rules come from a file here, and nothing is encrypted or closed: tests of
-    // management servers and TLS see the others.
-    let elsewhere = ["_xds_", "_tls_", "_closed_"];
+    // Rules come from a file here, and nothing is encrypted, closed or
+    // traced: tests of these see the others.
+    let elsewhere = ["_xds_", "_tls_", "_closed_", "_trace_"];
     let expected = expected.filter(|name| !elsewhere.iter().any(|it| name.contains(it)));
     assert_eq!(told, expected.collect::<Vec<_>>());
     let told = text(server.http, "/metrics");

@@ -245,7 +245,12 @@ async fn do_it(limiter: &Limiter, deed: Deed) -> Vec<Status> {
         .await
         .expect("an answer");
     let Decision { statuses, .. } = answer.decision;
-    statuses.into_vec()
+    let mut statuses = statuses.into_vec();
+    // Memory is always asked.
+    for status in &mut statuses {
+        status.tally.known_over = 0;
+    }
+    statuses
 }
 
 /// Deeds one after the other, then the same all at once: every answer is that
