@@ -83,6 +83,11 @@ async fn the_callers_trace_goes_on() {
         .await;
     client.ask("user", "ann", &[("b3", "0")]).await;
     client.ask("user", "ann", &[]).await;
+    let (_, told) = process::http(service.http, "GET", "/metrics", "");
+    for what in ["", "_dropped", "_exported", "_failed"] {
+        let name = format!("\nratekeeper_trace_spans{what}_total ");
+        assert!(told.contains(&name), "{name}\n{told}");
+    }
     let (status, ..) = service.end().await;
     assert!(status.success());
     let sent = collector.sent();
