@@ -117,7 +117,7 @@ pub struct ListenersTls {
 /// Every counter of a memory store is looked at once in this time.
 const SWEEP_ROUND: Duration = Duration::from_secs(5);
 
-/// From one look whether the store has been reached to the next.
+/// From one look whether the store is ready to the next.
 const READY_POLL: Duration = Duration::from_millis(50);
 
 /// What runs until the process goes down.
@@ -437,14 +437,16 @@ async fn sweep(store: &MemoryStore, limiter: &Limiter) {
     }
 }
 
-/// Says so once the store has been reached for the first time.
+/// Says so whenever the store becomes ready, or is not any more.
 async fn become_ready(limiter: Arc<Limiter>, reporter: HealthReporter) {
-    if limiter.store().is_ready() {
-        return;
-    }
+    let mut was_ready = None;
     let mut tick = interval(READY_POLL);
-    while !limiter.store().is_ready() {
+    loop {
         tick.tick().await;
+        let is_ready = limiter.store().is_ready();
+        if was_ready != Some(is_ready) {
+            was_ready = Some(is_ready);
+            health::say(&reporter, is_ready).await;
+        }
     }
-    health::say(&reporter, true).await;
 }

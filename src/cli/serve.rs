@@ -104,6 +104,7 @@ async fn serve(
     let http =
         Listener::tcp(address).with_context(|| format!("cannot listen for HTTP on {address}"))?;
     let (grpc_name, http_name) = (grpc.to_string(), http.to_string());
+    let limiter = Arc::clone(rulebook.limiter());
     let mut config = arguments.app()?;
     config.tracer = traces.as_ref().map(|traces| traces.tracer().clone());
     let app = App::new(config, rulebook, grpc, http)
@@ -113,7 +114,10 @@ async fn serve(
     let app = with_listeners(app, arguments, sink)?;
     println!("gRPC listens on {grpc_name}");
     println!("HTTP listens on {http_name}");
-    let ended = app.run(signals).await?;
+    let ended = tokio::select! {
+        ended = app.run(signals) => ended?,
+        error = never_reached(&limiter, arguments.store_patience()) => return Err(error),
+    };
     if let Some(traces) = traces
         && ended != Ended::AtOnce
         && !traces.stop(LAST_SPANS).await
@@ -216,6 +220,17 @@ async fn look_for_store(limiter: &Limiter) {
             tracing::warn!(store = %error.store, reason = %error.reason, "the store does not answer yet");
         }
     }
+}
+
+/// Ends when the store has not been reached once within `patience`.
+async fn never_reached(limiter: &Limiter, patience: Option<Duration>) -> anyhow::Error {
+    if let Some(patience) = patience {
+        tokio::time::sleep(patience).await;
+        if !limiter.store().has_been_reached() {
+            return anyhow::anyhow!("the store has not been reached within {patience:?}");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Reads and compiles rules; also says in a line what there is.

@@ -254,7 +254,7 @@ async fn health(State(handlers): State<Handlers>) -> Response {
     let why = if *handlers.http.draining.borrow() {
         "going down"
     } else if !handlers.http.api.limiter.store().is_ready() {
-        "the store has not been reached yet"
+        "the store cannot be reached"
     } else {
         return "OK".into_response();
     };

@@ -5,6 +5,7 @@
 
 pub(crate) mod answers;
 mod observe;
+pub mod reference;
 mod store;
 mod telemetry;
 mod tls;
@@ -418,6 +419,13 @@ impl Serve {
     #[must_use]
     pub fn ladder(&self) -> (OnStoreFailure, Option<u32>) {
         (self.store.on_store_failure(), self.store.replicas())
+    }
+
+    /// By when the store has to have been reached for the first time; `None`:
+    /// whenever.
+    #[must_use]
+    pub fn store_patience(&self) -> Option<Duration> {
+        self.store.patience()
     }
 
     /// What bears on answers.

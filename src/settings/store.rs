@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::{at_least_one, boolean, duration};
+use super::{at_least_one, boolean, duration, reference::Others};
 use crate::engine::rules::OnStoreFailure;
 use crate::storage::{
     memory,
@@ -63,9 +63,9 @@ pub(super) struct Store {
     /// A call waits for the store no longer than this
     #[arg(long, env = "RATEKEEPER_STORE_TIMEOUT", value_name = "TIME", default_value = "15ms", value_parser = at_least_a_millisecond)]
     store_timeout: Duration,
-    /// From the first packet to a connection that can be used
-    #[arg(long, env = "RATEKEEPER_STORE_CONNECT_TIMEOUT", value_name = "TIME", default_value = "500ms", value_parser = at_least_a_millisecond)]
-    store_connect_timeout: Duration,
+    /// From the first packet to a connection that can be used [default: that of --redis-timeout]
+    #[arg(long, env = "RATEKEEPER_STORE_CONNECT_TIMEOUT", value_name = "TIME", value_parser = at_least_a_millisecond)]
+    store_connect_timeout: Option<Duration>,
     /// Changes of counters that may wait, for each worker and node; beyond that the store has failed
     #[arg(long, env = "RATEKEEPER_STORE_QUEUE", value_name = "N", default_value_t = 8_192, value_parser = at_least_one)]
     store_queue: usize,
@@ -77,25 +77,21 @@ pub(super) struct Store {
         default_value = "error"
     )]
     on_store_failure: Failure,
-    /// The gRPC code when the store does not answer and that is an error
+    /// The gRPC code when the store does not answer and that is an error [default: unavailable;
+    /// unknown in compat mode]
     #[arg(
         long,
         env = "RATEKEEPER_ERROR_CODE",
-        value_name = "CODE",
-        default_value = "unavailable"
+        value_name = "CODE"
     )]
-    error_code: ErrorCode,
+    error_code: Option<ErrorCode>,
     /// Processes that share the store, to count locally by [default: those that are heard of]
     #[arg(long, env = "RATEKEEPER_REPLICAS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     replicas: Option<u32>,
     /// Counters remembered as over their limit, which are refused without asking the store; 0: none
-    #[arg(
-        long,
-        env = "RATEKEEPER_KNOWN_OVER",
-        value_name = "N",
-        default_value_t = 1_000_000
-    )]
-    known_over: u64,
+    /// [default: as many as --local-cache-size-in-bytes holds, or 1000000]
+    #[arg(long, env = "RATEKEEPER_KNOWN_OVER", value_name = "N")]
+    known_over: Option<u64>,
     /// Windows go by this machine's clock, not by the store's
     #[arg(long, env = "RATEKEEPER_OWN_CLOCK", num_args = 0..=1, default_missing_value = "true",
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
@@ -127,11 +123,13 @@ pub(super) struct Store {
     redis_tls_skip_hostname_verification: bool,
     #[command(flatten)]
     reference: Reference,
+    #[command(flatten)]
+    others: Others,
 }
 
 /// The reference's way to say where Redis is; `--store` wins over it.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Store in the reference's words (unless --store is given)")]
+#[command(next_help_heading = REFERENCE_HEADING)]
 struct Reference {
     /// tcp or unix
     #[arg(
@@ -146,7 +144,7 @@ struct Reference {
         long,
         env = "REDIS_TYPE",
         value_name = "TYPE",
-        default_value = "single"
+        default_value = "SINGLE"
     )]
     redis_type: String,
     /// host:port, a path, or a list
@@ -154,7 +152,8 @@ struct Reference {
         long,
         env = "REDIS_URL",
         value_name = "URL",
-        default_value = "/var/run/nutcracker/ratelimit.sock"
+        default_value = "/var/run/nutcracker/ratelimit.sock",
+        hide_env_values = true
     )]
     redis_url: String,
     /// password or user:password
@@ -179,6 +178,20 @@ struct Reference {
         hide_env_values = true
     )]
     redis_sentinel_auth: String,
+    /// To connect, whichever way the store is said; 0 is the default [default: 500ms; 10s in compat mode]
+    #[arg(long, env = "REDIS_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    redis_timeout: Option<Duration>,
+    /// Not healthy without a connection, even if there was one before
+    #[arg(long, env = "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
+    redis_health_check_active_connection: bool,
+    /// End when the store has not been reached for the first time by then; 0: never
+    #[arg(long, env = "REDIS_STARTUP_MAX_ELAPSED_TIME", value_name = "TIME", default_value = "0", value_parser = duration)]
+    redis_startup_max_elapsed_time: Duration,
+    /// Bytes for counters that are known to be over, about; 0: none are remembered
+    /// [default: those of --known-over; 0 in compat mode]
+    #[arg(long, env = "LOCAL_CACHE_SIZE_IN_BYTES", value_name = "BYTES")]
+    local_cache_size_in_bytes: Option<u64>,
     /// Count limits per second in another Redis
     #[arg(long, env = "REDIS_PERSECOND", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
@@ -197,7 +210,7 @@ struct Reference {
         long,
         env = "REDIS_PERSECOND_TYPE",
         value_name = "TYPE",
-        default_value = "single",
+        default_value = "SINGLE",
         hide = true
     )]
     redis_persecond_type: String,
@@ -207,7 +220,8 @@ struct Reference {
         env = "REDIS_PERSECOND_URL",
         value_name = "URL",
         default_value = "/var/run/nutcracker/ratelimitpersecond.sock",
-        hide = true
+        hide = true,
+        hide_env_values = true
     )]
     redis_persecond_url: String,
     /// As REDIS_AUTH
@@ -224,6 +238,9 @@ struct Reference {
     #[arg(long, env = "REDIS_PERSECOND_TLS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide = true,
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
     redis_persecond_tls: bool,
+    /// As REDIS_TIMEOUT
+    #[arg(long, env = "REDIS_PERSECOND_TIMEOUT", value_name = "TIME", value_parser = duration, hide = true)]
+    redis_persecond_timeout: Option<Duration>,
     /// As REDIS_SENTINEL_AUTH
     #[arg(
         long,
@@ -275,6 +292,20 @@ enum Full {
     EvictExpiringSoonest,
 }
 
+/// The heading of what the reference calls so.
+pub(super) const REFERENCE_HEADING: &str =
+    "Store in the reference's words (unless --store is given)";
+
+/// From the first packet to a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const REFERENCE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Counters that are known to be over.
+const KNOWN_OVER: u64 = 1_000_000;
+/// What one of them costs, about.
+const KNOWN_OVER_BYTES: u64 = 150;
+/// The reference's cache is never smaller.
+const SMALLEST_LOCAL_CACHE: u64 = 512 << 10;
+
 /// Where counters shall live.
 #[derive(Clone, Debug)]
 pub enum Choice {
@@ -292,6 +323,7 @@ impl Store {
     /// # Errors
     /// What is said names no store.
     pub(super) fn choice(&self, compat: bool) -> anyhow::Result<Choice> {
+        self.others.check()?;
         if let Some(store) = &self.store {
             if store.eq_ignore_ascii_case("memory") {
                 return Ok(Choice::Memory);
@@ -365,14 +397,46 @@ impl Store {
                 skip_hostname_verification: self.redis_tls_skip_hostname_verification,
             },
             deadline: self.store_timeout,
-            connect_timeout: self.store_connect_timeout,
+            connect_timeout: self.connect_timeout(self.reference.redis_timeout, compat),
+            per_second_connect_timeout: Some(
+                self.connect_timeout(self.reference.redis_persecond_timeout, compat),
+            ),
             max_queue: self.store_queue,
             format,
             prefix: self.cache_key_prefix.clone(),
             jitter: self.expiration_jitter,
-            known_over: self.known_over,
+            known_over: self.known_over(compat),
             own_clock: self.own_clock,
+            needs_connection: self.reference.redis_health_check_active_connection,
         })))
+    }
+
+    fn connect_timeout(&self, reference: Option<Duration>, compat: bool) -> Duration {
+        let said = reference.filter(|time| !time.is_zero());
+        let default = if compat {
+            REFERENCE_CONNECT_TIMEOUT
+        } else {
+            CONNECT_TIMEOUT
+        };
+        self.store_connect_timeout.or(said).unwrap_or(default)
+    }
+
+    /// Without a local cache, as is the reference's default, every refused
+    /// hit is counted in the store.
+    fn known_over(&self, compat: bool) -> u64 {
+        let bytes = self.reference.local_cache_size_in_bytes;
+        match (self.known_over, bytes.or(compat.then_some(0))) {
+            (Some(counters), _) => counters,
+            (None, None) => KNOWN_OVER,
+            (None, Some(0)) => 0,
+            (None, Some(bytes)) => bytes.max(SMALLEST_LOCAL_CACHE) / KNOWN_OVER_BYTES,
+        }
+    }
+
+    /// By when the store has to have been reached for the first time.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let patience = self.reference.redis_startup_max_elapsed_time;
+        (!patience.is_zero()).then_some(patience)
     }
 
     /// Settings of counters in memory: all of them, or those of the time
@@ -402,7 +466,7 @@ impl Store {
     }
 
     pub(super) fn unknown_code(&self) -> bool {
-        self.error_code == ErrorCode::Unknown
+        self.error_code == Some(ErrorCode::Unknown)
     }
 }
 

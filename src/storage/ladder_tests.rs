@@ -152,12 +152,14 @@ fn away() -> AnyStore {
         tls: TlsFiles::default(),
         deadline: Duration::from_millis(1),
         connect_timeout: Duration::from_millis(1),
+        per_second_connect_timeout: None,
         max_queue: 1,
         format: Format::Canonical,
         prefix: String::new(),
         jitter: 0,
         known_over: 1,
         own_clock: false,
+        needs_connection: false,
     };
     let clock = Clock::Manual(ManualClock::at(NOW));
     AnyStore::Redis(RedisStore::new(&config, clock, HashSeed(1, 2), 1).unwrap())

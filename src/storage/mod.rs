@@ -79,6 +79,16 @@ impl AnyStore {
 
     /// It has been reached since the process began.
     #[must_use]
+    pub fn has_been_reached(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(store) => store.has_been_reached(),
+        }
+    }
+
+    /// It has been reached, and has a connection now where it needs one to
+    /// be healthy.
+    #[must_use]
     pub fn is_ready(&self) -> bool {
         match self {
             Self::Memory(_) => true,

@@ -48,12 +48,14 @@ pub(crate) fn settings(address: &str) -> Config {
         tls: TlsFiles::default(),
         deadline: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
+        per_second_connect_timeout: None,
         max_queue: 10_000,
         format: Format::Canonical,
         prefix: format!("test{}:", NEXT.fetch_add(1, Ordering::Relaxed)),
         jitter: 0,
         known_over: 10_000,
         own_clock: false,
+        needs_connection: false,
     }
 }
 

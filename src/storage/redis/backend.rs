@@ -434,6 +434,13 @@ impl Backend {
         self.has_connected.store(true, Ordering::Relaxed);
     }
 
+    /// There is a connection to one node at least.
+    pub(super) fn is_connected(&self) -> bool {
+        let routing = self.routing.load();
+        let mut conditions = routing.lanes.iter().flatten().map(|lane| lane.condition());
+        conditions.any(|it| matches!(it, Condition::Up | Condition::Stalled(_)))
+    }
+
     /// Why calls are refused, for the first node of which they are.
     pub(super) fn trouble(&self) -> Option<StoreError> {
         let routing = self.routing.load();

@@ -151,12 +151,15 @@ impl Connector {
             return Ok(Topology::single());
         };
         let known = known.map_or(&[][..], Topology::nodes);
-        // Another one first each time: one may have lost the others.
-        let first = self.0.turn.fetch_add(1, Ordering::Relaxed) % known.len().max(1);
+        // Another one first each time: one may have lost the others, or not
+        // answer at all.
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn % known.len().max(1);
         let known = known.iter().cycle().skip(first).take(known.len());
         let known = known.filter_map(|node| self.cluster_server(node));
+        let seeds = seeds.iter().cycle().skip(turn % seeds.len().max(1)).take(seeds.len());
         let mut failure = self.error("no node was asked".to_owned());
-        for server in known.chain(seeds.iter().cloned()) {
+        for server in known.chain(seeds.cloned()) {
             match self.in_time(self.ask_slots(&server)).await {
                 Ok(topology) => return Ok(topology),
                 Err(error) => failure = error,

@@ -174,10 +174,6 @@ impl Lane {
     pub(super) async fn run(self: Arc<Self>, connector: Connector) {
         let mut first_seen = FirstSeen::default();
         loop {
-            // Before it connects: what changes meanwhile is seen.
-            if let Some(backend) = self.backend.upgrade() {
-                self.era.store(backend.era(), Ordering::Relaxed);
-            }
             let Some(mut connection) = self.connect(&connector).await else {
                 return;
             };
@@ -215,6 +211,10 @@ impl Lane {
     async fn connect(&self, connector: &Connector) -> Option<MultiplexedConnection> {
         let mut pause = FIRST_PAUSE;
         loop {
+            // Before it connects: what changes meanwhile is seen.
+            if let Some(backend) = self.backend.upgrade() {
+                self.era.store(backend.era(), Ordering::Relaxed);
+            }
             let attempt = connector.connect(&self.node);
             tokio::pin!(attempt);
             let result = loop {
@@ -223,6 +223,11 @@ impl Lane {
                     result = &mut attempt => break result,
                     () = self.oldest_is_late() => {
                         self.fail_queue(&self.error("not connected in time"));
+                    }
+                    () = sleep(LAST_PAUSE), if !self.is_closed() => {
+                        if self.is_outdated() {
+                            break Err(self.error("another server is the primary now"));
+                        }
                     }
                 }
             };

@@ -73,8 +73,11 @@ pub struct Config {
     /// default 15 ms.
     pub deadline: Duration,
     /// From the first packet to a connection that can be used.
-    /// `--store-connect-timeout`, default 500 ms.
+    /// `--store-connect-timeout`, default 500 ms; `REDIS_TIMEOUT`.
     pub connect_timeout: Duration,
+    /// The same for the store of limits per second, if other.
+    /// `REDIS_PERSECOND_TIMEOUT`.
+    pub per_second_connect_timeout: Option<Duration>,
     /// Changes of counters that may wait, for each worker and node.
     /// `--store-queue`, default 8,192.
     pub max_queue: usize,
@@ -89,12 +92,17 @@ pub struct Config {
     pub known_over: u64,
     /// Windows go by this process's clock, not by the store's. `--own-clock`.
     pub own_clock: bool,
+    /// Without a connection it is not ready, even if it has been reached
+    /// before. `--redis-health-check-active-connection`.
+    pub needs_connection: bool,
 }
 
 /// Counters in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
     shared: Arc<Shared>,
+    /// See [`Config::needs_connection`].
+    needs_connection: bool,
     /// One worker takes its seats at a time, so that they are of one number.
     seating: Mutex<()>,
 }
@@ -171,8 +179,8 @@ impl RedisStore {
         };
         let keys = Keys::new(config.format, &config.prefix, seed);
         let known_over = Arc::new(KnownOver::new(config.known_over));
-        let backend = |address: &Address| -> Result<Arc<Backend>, StoreError> {
-            let connector = Connector::new(address.clone(), &config.tls, config.connect_timeout)?;
+        let backend = |address: &Address, connect_timeout| -> Result<Arc<Backend>, StoreError> {
+            let connector = Connector::new(address.clone(), &config.tls, connect_timeout)?;
             Ok(Backend::new(
                 connector,
                 lanes,
@@ -187,10 +195,17 @@ impl RedisStore {
             shared: Arc::new(Shared {
                 keys: keys.clone(),
                 jitter: config.jitter,
-                main: backend(&config.address)?,
-                per_second: config.per_second.as_ref().map(backend).transpose()?,
+                main: backend(&config.address, config.connect_timeout)?,
+                per_second: match &config.per_second {
+                    Some(address) => {
+                        let its_own = config.per_second_connect_timeout;
+                        Some(backend(address, its_own.unwrap_or(config.connect_timeout))?)
+                    }
+                    None => None,
+                },
                 known_over: Arc::clone(&known_over),
             }),
+            needs_connection: config.needs_connection,
             seating: Mutex::new(()),
         })
     }
@@ -242,8 +257,17 @@ impl RedisStore {
 
     /// The store has been reached since the process began.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub fn has_been_reached(&self) -> bool {
         self.shared.backends().all(|backend| backend.is_ready())
+    }
+
+    /// The store has been reached, and has a connection now where it needs
+    /// one.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.has_been_reached()
+            && (!self.needs_connection
+                || self.shared.backends().all(|backend| backend.is_connected()))
     }
 
     /// What is wrong with the store now, if anything.
