@@ -1,6 +1,6 @@
 //! The program: its commands, and what they share.
 //!
-//! [`serve`] decides · [`check`] are these rules right? · [`explain`] which
+//! [`serve`] decides ([`print_config`] what it would do) · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
 //! say? · [`schema`] what may rules say? · [`query`] asks a running server ·
 //! [`load`] asks it very often · [`man`] how is it called? `completions` prints
@@ -10,6 +10,7 @@ pub mod check;
 pub mod explain;
 pub mod load;
 pub mod man;
+pub mod print_config;
 pub mod query;
 pub mod schema;
 pub mod serve;
@@ -25,7 +26,7 @@ use std::{
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::settings;
+use crate::settings::{self, sources::Given};
 
 /// A rate-limit decision service: may this request pass now?
 ///
@@ -72,12 +73,26 @@ pub enum Command {
 /// # Errors
 /// What the command could not do, for people.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode> {
-    let cli = match parse(arguments) {
+    let arguments = completed(arguments);
+    let given = match Given::read(&command(), &arguments) {
+        Ok(given) => given,
+        Err(error) if print_config::is_asked_for(&arguments) && error.use_stderr() => {
+            return Ok(print_config::tell_mistakes(&error, &command()));
+        }
+        Err(error) => error.exit(),
+    };
+    let cli = match Cli::from_arg_matches(&given.matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
     match cli.command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(arguments) => match arguments.print_config() {
+            Some(format) => {
+                let settings = given.settings(arguments.compat);
+                print_config::run(&arguments, &settings, format, &mut io::stdout().lock())
+            }
+            None => serve::run(&arguments),
+        },
         Command::Check(check) => {
             let is_right = check::run(&check, &mut io::stdout().lock())?;
             Ok(exit_code(is_right))
@@ -104,42 +119,33 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
     }
 }
 
-/// Parses a command line. A program that is called `ratelimit` serves in the
-/// place of the reference.
+/// Parses a command line, with the environment, and the file of settings that
+/// it names. A program that is called `ratelimit` serves in the place of the
+/// reference.
 ///
 /// # Errors
 /// It is no good, or help was asked for.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let given = Given::read(&command(), &completed(arguments))?;
+    Cli::from_arg_matches(&given.matches)
+}
+
+fn completed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if is_called_ratelimit(arguments.first()) {
         arguments.splice(1..1, ["serve".into(), "--compat".into()]);
     }
-    let matches = command().try_get_matches_from(arguments)?;
-    Cli::from_arg_matches(&matches)
+    arguments
 }
 
 fn is_called_ratelimit(program: Option<&OsString>) -> bool {
     program.is_some_and(|path| Path::new(path).file_name() == Some(OsStr::new("ratelimit")))
 }
 
-fn command() -> clap::Command {
-    without_empty_variables(Cli::command())
-}
-
-/// An environment variable that is set to nothing counts as not set.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|argument| {
-        let is_empty = argument
-            .get_env()
-            .and_then(std::env::var_os)
-            .is_some_and(|value| value.is_empty());
-        if is_empty {
-            argument.env(None::<&'static str>)
-        } else {
-            argument
-        }
-    });
-    command.mut_subcommands(without_empty_variables)
+/// The command line, and the variables that it knows.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn exit_code(good: bool) -> ExitCode {

@@ -1,11 +1,19 @@
-//! Settings of the process: flags and environment → each component's Config.
+//! Settings of the process: flags, environment and a file → each component's
+//! Config.
 //!
 //! A flag's variable has the reference's name where the reference has one. A
-//! flag wins over its variable.
+//! flag wins over its variable, and that over a file. In reading order:
+//! [`sources`] where settings come from, [`file`](mod@file) what a file says,
+//! [`secrets`] what is not shown; [`store`] the flags of the store;
+//! [`reference`](mod@reference) every variable of the reference; [`answers`]
+//! some settings by name.
 
 pub(crate) mod answers;
+pub(crate) mod file;
 mod observe;
 pub mod reference;
+pub(crate) mod secrets;
+pub(crate) mod sources;
 mod store;
 mod telemetry;
 mod tls;
@@ -23,6 +31,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
 
+pub use sources::PrintFormat;
 pub use store::Choice;
 pub use telemetry::Sink;
 
@@ -81,6 +90,8 @@ pub struct Serve {
     refusals: observe::Refusals,
     #[command(flatten)]
     process: Process,
+    #[command(flatten)]
+    sources: sources::SourceFlags,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -344,6 +355,19 @@ impl Serve {
         }
     }
 
+    /// Settings are to be printed, and nothing is to be served.
+    #[must_use]
+    pub fn print_config(&self) -> Option<PrintFormat> {
+        self.sources.print_config
+    }
+
+    /// What is wrong with settings that are each right by themselves.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<anyhow::Error> {
+        let checks = [self.store().map(|_| ()), self.app().map(|_| ())];
+        checks.into_iter().filter_map(Result::err).collect()
+    }
+
     /// Where to listen for gRPC.
     #[must_use]
     pub fn grpc_address(&self) -> GrpcAddress {
@@ -445,9 +469,8 @@ impl Serve {
     /// # Errors
     /// A header's name is none.
     pub fn app(&self) -> anyhow::Result<app::Config> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(app::Config {
-            workers: self.process.workers.unwrap_or(cores),
+            workers: self.process.workers.unwrap_or_else(cores),
             limits: self.bounds.limits(),
             bounds: self.bounds.bounds(),
             response: self.decide.response()?,
@@ -573,6 +596,10 @@ impl BoundFlags {
 
 fn unless_zero(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The reference's spellings of yes and no.

@@ -70,9 +70,8 @@ pub enum Status {
 /// process starts.
 #[derive(Clone, Debug)]
 pub(super) struct Others {
-    /// Those that are refused, as given.
+    /// Those that are refused, of those that are set.
     refused: Vec<&'static Variable>,
-    says_where_to_count: bool,
 }
 
 use Kind::{Bool, Duration, Float, Int, List, Map, Natural, OneOf, Text};
@@ -82,7 +81,8 @@ const NO_POOL: &str = "each worker has one connection to each node";
 const NO_PIPELINE: &str = "what arrives while a write is under way is the next write";
 const NO_PARALLELISM: &str = "all nodes are asked at once; negative is a mistake, as there";
 const EMPTY_POOL: OneOfNames = &["WAIT", "CREATE", "ERROR"];
-const NO_EMPTY_POOL: &str = "there is no pool that could be empty; CREATE and ERROR are accepted, too";
+const NO_EMPTY_POOL: &str =
+    "there is no pool that could be empty; CREATE and ERROR are accepted, too";
 const NO_MEMCACHED: &str = "count in Redis or in memory: memcached cannot hold a limit exactly. Means nothing where BACKEND_TYPE or --store says redis or memory";
 
 type OneOfNames = &'static [&'static str];
@@ -256,7 +256,10 @@ pub fn markdown() -> String {
         };
         let (kind, status) = (kind.name(), status.name());
         // A String takes everything.
-        let _ = writeln!(table, "| `{name}` | {kind} | {default} | {status} | {note} |");
+        let _ = writeln!(
+            table,
+            "| `{name}` | {kind} | {default} | {status} | {note} |"
+        );
     }
     table
 }
@@ -273,7 +276,9 @@ impl Variable {
         match self.name.split_once("<NAME>") {
             None => name == self.name,
             Some((start, end)) => {
-                name.len() > start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+                name.len() > start.len() + end.len()
+                    && name.starts_with(start)
+                    && name.ends_with(end)
             }
         }
     }
@@ -359,19 +364,22 @@ impl Status {
 // === impl Others ===
 
 impl Others {
+    /// `says_where`: it is said where to count.
+    ///
     /// # Errors
     /// A variable is set that cannot be honoured; says what to do instead.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(super) fn check(&self, says_where: bool) -> anyhow::Result<()> {
         for variable in &self.refused {
             if variable.name.starts_with("MEMCACHE_") {
-                if !self.says_where_to_count {
+                if !says_where {
                     bail!(
                         "{}: there is no store \"memcache\": count in Redis with BACKEND_TYPE=redis and REDIS_URL, or in memory with BACKEND_TYPE=memory",
                         variable.name
                     );
                 }
             } else {
-                bail!("{} is not honoured: {}", variable.name, variable.note);
+                let instead = variable.note.split(". ").next().unwrap_or_default();
+                bail!("{} is not honoured: {instead}", variable.name);
             }
         }
         Ok(())
@@ -390,14 +398,13 @@ impl Args for Others {
 
 impl FromArgMatches for Others {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let is_refused = |variable: &&Variable| {
+        let is_set = |variable: &Variable| {
             let mut given = matches.get_raw(&variable.id()).into_iter().flatten();
-            variable.status == Refused && given.any(|text| !variable.is_default(text.to_str()))
+            given.any(|text| !variable.is_default(text.to_str()))
         };
-        let is_given = |id| matches.get_raw(id).is_some();
+        let is_refused = |variable: &&Variable| variable.status == Refused && is_set(variable);
         Ok(Self {
             refused: VARIABLES.iter().filter(is_refused).collect(),
-            says_where_to_count: is_given("store") || is_given("backend_type"),
         })
     }
 

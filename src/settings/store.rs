@@ -63,7 +63,7 @@ pub(super) struct Store {
     /// A call waits for the store no longer than this
     #[arg(long, env = "RATEKEEPER_STORE_TIMEOUT", value_name = "TIME", default_value = "15ms", value_parser = at_least_a_millisecond)]
     store_timeout: Duration,
-    /// From the first packet to a connection that can be used [default: that of --redis-timeout]
+    /// From the first packet to a connection that can be used [default: --redis-timeout]
     #[arg(long, env = "RATEKEEPER_STORE_CONNECT_TIMEOUT", value_name = "TIME", value_parser = at_least_a_millisecond)]
     store_connect_timeout: Option<Duration>,
     /// Changes of counters that may wait, for each worker and node; beyond that the store has failed
@@ -79,11 +79,7 @@ pub(super) struct Store {
     on_store_failure: Failure,
     /// The gRPC code when the store does not answer and that is an error [default: unavailable;
     /// unknown in compat mode]
-    #[arg(
-        long,
-        env = "RATEKEEPER_ERROR_CODE",
-        value_name = "CODE"
-    )]
+    #[arg(long, env = "RATEKEEPER_ERROR_CODE", value_name = "CODE")]
     error_code: Option<ErrorCode>,
     /// Processes that share the store, to count locally by [default: those that are heard of]
     #[arg(long, env = "RATEKEEPER_REPLICAS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -323,7 +319,8 @@ impl Store {
     /// # Errors
     /// What is said names no store.
     pub(super) fn choice(&self, compat: bool) -> anyhow::Result<Choice> {
-        self.others.check()?;
+        self.others
+            .check(self.store.is_some() || self.backend_type.is_some())?;
         if let Some(store) = &self.store {
             if store.eq_ignore_ascii_case("memory") {
                 return Ok(Choice::Memory);

@@ -18,6 +18,7 @@ mod redis;
 mod rules;
 mod ruletest;
 mod schema;
+mod settings;
 mod support;
 mod tls;
 mod traces;

@@ -157,7 +157,11 @@ impl Connector {
         let first = turn % known.len().max(1);
         let known = known.iter().cycle().skip(first).take(known.len());
         let known = known.filter_map(|node| self.cluster_server(node));
-        let seeds = seeds.iter().cycle().skip(turn % seeds.len().max(1)).take(seeds.len());
+        let seeds = seeds
+            .iter()
+            .cycle()
+            .skip(turn % seeds.len().max(1))
+            .take(seeds.len());
         let mut failure = self.error("no node was asked".to_owned());
         for server in known.chain(seeds.cloned()) {
             match self.in_time(self.ask_slots(&server)).await {
