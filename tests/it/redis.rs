@@ -6,6 +6,7 @@ mod counting;
 mod failover;
 mod faults;
 mod leases;
+mod migration;
 mod proxy;
 pub(crate) mod servers;
 mod together;
