@@ -3,9 +3,10 @@
 //! A rate-limit decision service. One request goes [`service`] →
 //! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
 //! → [`service`]. Rules come from [`config`], by way of the [`rulebook`] when
-//! they change ([`watch`]), or from a management server ([`xds`]); [`app`] puts everything
-//! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
-//! where time comes from; [`counts`] and [`catalogue`] are what is counted.
+//! they change ([`watch`]), or from a management server ([`xds`]), or made of
+//! other limiters' files ([`import`]); [`app`] puts everything together;
+//! [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is where time
+//! comes from; [`counts`] and [`catalogue`] are what is counted.
 
 pub mod app;
 pub mod catalogue;
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod counts;
 pub mod engine;
+pub mod import;
 pub mod limiter;
 pub mod load;
 pub mod proto;

@@ -2,12 +2,14 @@
 //!
 //! [`serve`] decides ([`print_config`] what it would do) · [`check`] are these rules right? · [`explain`] which
 //! rule applies, and why? · [`test`](mod@test) do rules answer as their tests
-//! say? · [`schema`] what may rules say? · [`query`] asks a running server ·
-//! [`load`] asks it very often · [`man`] how is it called? `completions` prints
-//! a script for a shell and has no file of its own.
+//! say? · [`import`] rules of another limiter's file · [`schema`] what may rules
+//! say? · [`query`] asks a running server · [`load`] asks it very often ·
+//! [`man`] how is it called? `completions` prints a script for a shell and has
+//! no file of its own.
 
 pub mod check;
 pub mod explain;
+pub mod import;
 pub mod load;
 pub mod man;
 pub mod print_config;
@@ -53,6 +55,9 @@ pub enum Command {
     /// Run tests of rules; exit code 0 when all pass, 1 when one fails, 2 when
     /// they cannot be run
     Test(test::Test),
+    /// Make rules of another rate limiter's file; exit code 3 when some of it
+    /// could not be converted
+    Import(import::Import),
     /// Print a JSON Schema of rules files, for editors
     Schema(schema::Schema),
     /// Ask a running server
@@ -102,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
             Ok(exit_code(found))
         }
         Command::Test(test) => Ok(test::run(&test, &mut io::stdout().lock())?),
+        Command::Import(import) => import::run(&import, &mut io::stdout().lock()),
         Command::Schema(_) => {
             schema::run(&mut io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)

@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn both_forms_say_the_same() {
-        let toml = "grpc-port = 9\nshadow_mode = true\n[some heading]\ntags = ['a', 'b']\nname = ['x', 'y']\n";
+        let toml = "grpc-port = 9\nshadow_mode = true\n['some heading']\ntags = ['a', 'b']\nname = ['x', 'y']\n";
         let yaml = "grpc-port: 9\nshadow_mode: true\nsome heading:\n  tags: [a, b]\n  name:\n    - x\n    - y\n";
         for (name, text) in [("s.toml", toml), ("s.yaml", yaml), ("s", toml)] {
             assert_eq!(values(name, text, "grpc_port"), ["9"], "{name}");

@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "proto",
         ],
     ),
+    ("import", &["import", "config", "engine"]),
     ("load", &["load", "proto"]),
     (
         "ruletest",

@@ -8,6 +8,7 @@ mod corpus;
 mod docs;
 mod envoy;
 mod hostile;
+mod import;
 mod layers;
 mod logs;
 mod metrics;
