@@ -325,12 +325,14 @@ async fn redis_time(limit: &str, socket: &std::path::Path, counters: u64) -> f64
         tls: TlsFiles::default(),
         deadline: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
+        per_second_connect_timeout: None,
         max_queue: 10_000,
         format: Format::Canonical,
         prefix: format!("{counters}:{}:", rand::random::<u32>()),
         jitter: 0,
         known_over: 0,
         own_clock: false,
+        needs_connection: false,
     };
     let store = RedisStore::new(&config, Clock::System, HashSeed(1, 2), rand::random());
     let store = store.expect("good settings");

@@ -371,7 +371,7 @@ impl Tree {
 
     fn find_descriptors(&self, above: &[String], found: &mut Vec<Vec<String>>) {
         for rule in &self.0 {
-            let keys = [above, &[rule.key.clone()]].concat();
+            let keys = [above, std::slice::from_ref(&rule.key)].concat();
             if !rule.limits.is_empty() && !found.contains(&keys) {
                 found.push(keys.clone());
             }

@@ -364,7 +364,11 @@ impl Serve {
     /// What is wrong with settings that are each right by themselves.
     #[must_use]
     pub fn mistakes(&self) -> Vec<anyhow::Error> {
-        let checks = [self.store().map(|_| ()), self.app().map(|_| ())];
+        let checks = [
+            self.store().map(|_| ()),
+            self.app().map(|_| ()),
+            self.sink().map(|_| ()),
+        ];
         checks.into_iter().filter_map(Result::err).collect()
     }
 

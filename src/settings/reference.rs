@@ -93,7 +93,7 @@ pub const VARIABLES: &[Variable] = &[
     // Listeners.
     row("HOST", Text, "0.0.0.0", Honoured, ""),
     row("PORT", Int, "8080", Honoured, ""),
-    row("DEBUG_HOST", Text, "0.0.0.0", Honoured, ""),
+    row("DEBUG_HOST", Text, "0.0.0.0", Honoured, "`127.0.0.1` is the default here: the port shows the inside of the process"),
     row("DEBUG_PORT", Int, "6070", Honoured, ""),
     row("GRPC_UDS", Text, "", Honoured, ""),
     row("GRPC_HOST", Text, "0.0.0.0", Honoured, ""),

@@ -199,6 +199,9 @@ fn unsaid(id: &str, compat: bool, matches: &ArgMatches) -> Option<String> {
         "store_connect_timeout" if connect_timeout().is_some() => return connect_timeout(),
         "store_connect_timeout" | "redis_timeout" | "redis_persecond_timeout" => ("500ms", "10s"),
         "local_cache_size_in_bytes" => ("", "0"),
+        "use_statsd" => ("false", "true"),
+        "debug_host" => ("127.0.0.1", "127.0.0.1"),
+        "debug_port" => ("", "6070"),
         "known_over" if !says_bytes() => ("1000000", ""),
         _ => return None,
     };

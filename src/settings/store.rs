@@ -326,8 +326,9 @@ impl Store {
                 return Ok(Choice::Memory);
             }
             if !store.contains("://") {
+                let shown = super::secrets::masked("store", store);
                 bail!(
-                    "there is no store {store:?}: use memory, or an address such as redis://host:6379"
+                    "there is no store {shown:?}: use memory, or an address such as redis://host:6379"
                 );
             }
             let address = Address::parse(store).context("--store")?;

@@ -469,6 +469,18 @@ descriptors:
     assert_eq!(output.status.code(), Some(1));
 }
 
+/// What the documentation says of its example is so.
+#[test]
+fn the_documented_example_is_converted_as_it_says() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/migrating.md");
+    let page = fs::read_to_string(page).unwrap();
+    let example = page.split("```yaml\n").nth(1).unwrap();
+    let imported = import(example.split("```").next().unwrap()).unwrap();
+    let keys = [vec!["user"], vec!["method", "user"]];
+    assert_eq!(imported.domains[0].descriptors, keys);
+    assert!(imported.notes.is_empty());
+}
+
 /// The resource of Kubernetes has the same list in it.
 #[test]
 fn a_resource_is_read_too() {

@@ -1,10 +1,9 @@
 //! Beside the reference on one Redis: what it would send is sent by hand, in
 //! exactly its keys.
 
-use std::{
-    process::Command,
-    time::{Duration, SystemTime},
-};
+use std::{process::Command, time::Duration};
+
+use ratekeeper::clock::Clock;
 
 use super::servers::{Server, wait_until};
 use crate::process;
@@ -27,7 +26,7 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 30}
 ";
 const YEAR: u64 = 31_536_000;
-const LIMIT: u64 = 30;
+const LIMIT: usize = 30;
 
 /// A ratekeeper in the place of the reference.
 fn in_its_place(redis: &Server, flags: &[&str]) -> process::Server {
@@ -73,8 +72,7 @@ fn passes(server: &process::Server, entries: &[(&str, &str)], limit: &str) -> bo
 }
 
 fn window_start(seconds: u64) -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = since.expect("after 1970").as_secs();
+    let now = Clock::System.now().as_secs();
     now / seconds * seconds
 }
 
@@ -82,7 +80,7 @@ fn window_start(seconds: u64) -> u64 {
 fn passes_there(redis: &Server, key: &str) -> bool {
     let after = redis.command(&["INCRBY", key, "1"]);
     redis.command(&["EXPIRE", key, &(YEAR + 17).to_string()]);
-    let after: u64 = after.trim().parse().expect("a number");
+    let after: usize = after.trim().parse().expect("a number");
     after <= LIMIT
 }
 
@@ -110,8 +108,8 @@ fn both_count_together_on_one_counter() {
                 2 => passes_there(&redis, &key),
                 one => passes(&ours[one], entries, limit),
             };
-            passed += u64::from(it_passes);
-            assert_eq!(it_passes, turn < LIMIT as usize, "{key}, hit {turn}");
+            passed += usize::from(it_passes);
+            assert_eq!(it_passes, turn < LIMIT, "{key}, hit {turn}");
         }
         assert_eq!(passed, LIMIT, "{key}");
         // Refused hits count here as they do there.
