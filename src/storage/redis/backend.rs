@@ -581,15 +581,23 @@ impl Backend {
     }
 
     async fn keep_looking(self: &Arc<Self>) {
+        // What stays wrong, such as a right that is missing, is told once.
+        let mut told = None;
         loop {
             let result = match timeout(LOOK, self.look()).await {
                 Ok(result) => result,
                 Err(_) => Err(self.error("no answer to the watcher")),
             };
             let well = match result {
-                Ok(()) => self.trouble().is_none(),
+                Ok(()) => {
+                    told = None;
+                    self.trouble().is_none()
+                }
                 Err(error) => {
-                    tracing::warn!(store = %error.store, reason = %error.reason, "cannot look after the store");
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(store = %error.store, reason = %error.reason, "cannot look after the store");
+                        told = Some(error);
+                    }
                     false
                 }
             };

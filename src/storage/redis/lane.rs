@@ -21,7 +21,7 @@ use std::{
 use ::redis::{Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -217,6 +217,7 @@ impl Lane {
             }
             let attempt = connector.connect(&self.node);
             tokio::pin!(attempt);
+            let mut tick = interval(LAST_PAUSE);
             let result = loop {
                 tokio::select! {
                     biased;
@@ -224,7 +225,7 @@ impl Lane {
                     () = self.oldest_is_late() => {
                         self.fail_queue(&self.error("not connected in time"));
                     }
-                    () = sleep(LAST_PAUSE), if !self.is_closed() => {
+                    _ = tick.tick(), if !self.is_closed() => {
                         if self.is_outdated() {
                             break Err(self.error("another server is the primary now"));
                         }

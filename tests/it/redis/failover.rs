@@ -54,9 +54,13 @@ fn counted(command: impl Fn(&[&str]) -> String) -> i64 {
 }
 
 async fn limiter(address: &str) -> Counted {
+    limiter_that_connects_within(Duration::from_millis(500), address).await
+}
+
+async fn limiter_that_connects_within(connect_timeout: Duration, address: &str) -> Counted {
     let config = Config {
         deadline: Duration::from_millis(15),
-        connect_timeout: Duration::from_millis(500),
+        connect_timeout,
         ..settings(address)
     };
     let store = connected(&config, Clock::System).await;
@@ -142,6 +146,22 @@ async fn sentinels_promote_a_replica() {
         );
         assert!(seen.failed > 0, "{seen:?}");
         assert!(back < Duration::from_secs(4), "{back:?}");
+    })
+    .await;
+}
+
+/// A connection that takes long to come is given up for the new primary.
+#[tokio::test]
+async fn sentinels_promote_a_replica_while_the_old_primary_hangs() {
+    let set = Sentinels::start(None, None);
+    let limiter = limiter_that_connects_within(PATIENCE, &set.address("", "")).await;
+    watched(&[&limiter.limiter], async {
+        let old = set.primary();
+        set.servers[old].stop();
+        let promoted = || set.primary() != old;
+        load(&limiter, promoted).await;
+        let back = all_answered(&limiter).await;
+        assert!(back < PATIENCE / 3, "{back:?}");
     })
     .await;
 }
