@@ -262,7 +262,7 @@ fn nonsense_is_a_mistake() {
         ("REDIS_POOL_ON_EMPTY_BEHAVIOR", "WISH"),
         ("REDIS_TIMEOUT", "5"),
     ] {
-        let output = run([(name, value)], &["serve", "--compat"]);
+        let output = run([(name, value)], &["serve", "--compat", "--print-config"]);
         assert!(!output.status.success(), "{name}");
     }
 }
@@ -322,7 +322,8 @@ fn millis(duration: &str) -> f64 {
 fn what_is_refused_says_what_to_do_instead() {
     let refused = VARIABLES.iter().filter(|it| it.status == Status::Refused);
     for variable in refused {
-        let output = run([(variable.name, sample(variable))], &["serve", "--compat"]);
+        let variables = [(variable.name, sample(variable))];
+        let output = run(variables, &["serve", "--compat", "--print-config"]);
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{}", variable.name);
         assert!(told.contains(variable.name), "{told}");
