@@ -25,7 +25,7 @@ pub(crate) fn run(
         }
     }
     out.flush()?;
-    if let Err(error) = serve.rules_source() {
+    if let (Ok(None), Err(error)) = (serve.management_server(), serve.rules_source()) {
         eprintln!("note: {error:#}");
     }
     let mistakes = serve.mistakes();

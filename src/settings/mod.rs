@@ -368,6 +368,9 @@ impl Serve {
             self.store().map(|_| ()),
             self.app().map(|_| ()),
             self.sink().map(|_| ()),
+            self.management_server().map(|_| ()),
+            self.grpc_tls().map(|_| ()),
+            self.http_tls().map(|_| ()),
         ];
         checks.into_iter().filter_map(Result::err).collect()
     }

@@ -85,6 +85,9 @@ const NO_EMPTY_POOL: &str =
     "there is no pool that could be empty; CREATE and ERROR are accepted, too";
 const NO_MEMCACHED: &str = "count in Redis or in memory: memcached cannot hold a limit exactly. Means nothing where BACKEND_TYPE or --store says redis or memory";
 
+/// Without a need here, and with a flag elsewhere.
+const ITS_OWN_FLAG: &[&str] = &["CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL"];
+
 type OneOfNames = &'static [&'static str];
 
 /// All of them.
@@ -121,7 +124,7 @@ pub const VARIABLES: &[Variable] = &[
     row("CONFIG_GRPC_XDS_NODE_ID", Text, "default", Honoured, ""),
     row("CONFIG_GRPC_XDS_NODE_METADATA", Text, "", Honoured, ""),
     row("CONFIG_GRPC_XDS_SERVER_URL", Text, "localhost:18000", Honoured, ""),
-    row("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", Duration, "3s", Honoured, ""),
+    row("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", Duration, "3s", NotNeeded, "waits are those of `XDS_CLIENT_BACKOFF_*`"),
     row("CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", Map, "", Honoured, ""),
     row("CONFIG_GRPC_XDS_SERVER_USE_TLS", Bool, "false", Honoured, ""),
     row("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", Text, "", Honoured, ""),
@@ -130,7 +133,7 @@ pub const VARIABLES: &[Variable] = &[
     row("CONFIG_GRPC_XDS_SERVER_TLS_SAN", Text, "", Honoured, ""),
     row("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", Duration, "10s", Honoured, ""),
     row("XDS_CLIENT_BACKOFF_MAX_INTERVAL", Duration, "60s", Honoured, ""),
-    row("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", Float, "0.5", Honoured, ""),
+    row("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", Float, "0.5", Honoured, "a factor that is not above 1, such as the default, is 2: the wait grows"),
     row("XDS_CLIENT_BACKOFF_JITTER", Bool, "true", Honoured, ""),
     row("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", Int, "0", Honoured, ""),
     // Metrics.
@@ -296,7 +299,7 @@ impl Variable {
 
     /// Its flag, where it has it from this table.
     fn argument(&self) -> Option<Arg> {
-        if self.status == Honoured {
+        if self.status == Honoured || ITS_OWN_FLAG.contains(&self.name) {
             return None;
         }
         let argument = Arg::new(self.id())
