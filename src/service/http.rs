@@ -253,8 +253,10 @@ fn loads(rulebook: &Rulebook) -> Value {
 async fn health(State(handlers): State<Handlers>) -> Response {
     let why = if *handlers.http.draining.borrow() {
         "going down"
+    } else if !handlers.http.api.limiter.store().has_been_reached() {
+        "the store has not been reached yet"
     } else if !handlers.http.api.limiter.store().is_ready() {
-        "the store cannot be reached"
+        "the store cannot be reached any more"
     } else {
         return "OK".into_response();
     };

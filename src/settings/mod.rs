@@ -371,6 +371,7 @@ impl Serve {
             self.management_server().map(|_| ()),
             self.grpc_tls().map(|_| ()),
             self.http_tls().map(|_| ()),
+            self.traces().map(|_| ()),
         ];
         checks.into_iter().filter_map(Result::err).collect()
     }

@@ -119,7 +119,7 @@ impl Given {
             })
             .map(|argument| self.setting(argument, matches, compat))
             .collect();
-        settings.extend(without_flags());
+        settings.extend(without_flags(&self.variables));
         settings
     }
 
@@ -185,7 +185,6 @@ fn value(argument: &Arg, matches: &ArgMatches) -> Option<String> {
 
 /// What settings are that have no default of their own, because it depends.
 fn unsaid(id: &str, compat: bool, matches: &ArgMatches) -> Option<String> {
-    let says_bytes = || matches.get_raw("local_cache_size_in_bytes").is_some();
     let connect_timeout = || {
         let said = matches.get_raw("redis_timeout")?.next()?;
         Some(said.to_string_lossy().into_owned())
@@ -195,6 +194,8 @@ fn unsaid(id: &str, compat: bool, matches: &ArgMatches) -> Option<String> {
         "key_format" => ("canonical", "reference"),
         "backend_type" => ("memory", "redis"),
         "error_code" => ("unavailable", "unknown"),
+        "tracing_service_name" => return Some(or("OTEL_SERVICE_NAME", "RateLimit")),
+        "tracing_exporter_protocol" => return Some(or("OTEL_EXPORTER_OTLP_PROTOCOL", "http")),
         "workers" => return Some(super::cores().to_string()),
         "store_connect_timeout" if connect_timeout().is_some() => return connect_timeout(),
         "store_connect_timeout" | "redis_timeout" | "redis_persecond_timeout" => ("500ms", "10s"),
@@ -202,21 +203,28 @@ fn unsaid(id: &str, compat: bool, matches: &ArgMatches) -> Option<String> {
         "use_statsd" => ("false", "true"),
         "debug_host" => ("127.0.0.1", "127.0.0.1"),
         "debug_port" => ("", "6070"),
-        "known_over" if !says_bytes() => ("1000000", ""),
         _ => return None,
     };
     let text = if compat { in_compat } else { plain };
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// A variable of the environment, or what goes where it is not set.
+fn or(variable: &str, default: &str) -> String {
+    let set = std::env::var(variable).ok().filter(|text| !text.is_empty());
+    set.unwrap_or_else(|| default.to_owned())
+}
+
 /// Variables of the environment that libraries read by themselves, or that
 /// have names of the user's own.
-fn without_flags() -> Vec<Setting> {
+fn without_flags(with_flags: &HashMap<String, String>) -> Vec<Setting> {
     let variables = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let is_read =
             name.starts_with("OTEL_") || VARIABLES.iter().any(|it| it.is_family() && it.is(&name));
-        (is_read && !value.is_empty()).then(|| (name, value.to_string_lossy().into_owned()))
+        let has_flag = with_flags.values().any(|it| *it == name);
+        (is_read && !has_flag && !value.is_empty())
+            .then(|| (name, value.to_string_lossy().into_owned()))
     });
     let mut settings: Vec<Setting> = variables
         .map(|(name, value)| Setting {

@@ -84,10 +84,15 @@ pub(super) struct Store {
     /// Processes that share the store, to count locally by [default: those that are heard of]
     #[arg(long, env = "RATEKEEPER_REPLICAS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     replicas: Option<u32>,
-    /// Counters remembered as over their limit, which are refused without asking the store; 0: none
-    /// [default: as many as --local-cache-size-in-bytes holds, or 1000000]
-    #[arg(long, env = "RATEKEEPER_KNOWN_OVER", value_name = "N")]
-    known_over: Option<u64>,
+    /// Counters remembered as over their limit, which are refused without asking the store, at most;
+    /// 0: none. See --local-cache-size-in-bytes, too
+    #[arg(
+        long,
+        env = "RATEKEEPER_KNOWN_OVER",
+        value_name = "N",
+        default_value_t = 1_000_000
+    )]
+    known_over: u64,
     /// Windows go by this machine's clock, not by the store's
     #[arg(long, env = "RATEKEEPER_OWN_CLOCK", num_args = 0..=1, default_missing_value = "true",
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
@@ -185,7 +190,7 @@ struct Reference {
     #[arg(long, env = "REDIS_STARTUP_MAX_ELAPSED_TIME", value_name = "TIME", default_value = "0", value_parser = duration)]
     redis_startup_max_elapsed_time: Duration,
     /// Bytes for counters that are known to be over, about; 0: none are remembered
-    /// [default: those of --known-over; 0 in compat mode]
+    /// [default: as many as --known-over; 0 in compat mode]
     #[arg(long, env = "LOCAL_CACHE_SIZE_IN_BYTES", value_name = "BYTES")]
     local_cache_size_in_bytes: Option<u64>,
     /// Count limits per second in another Redis
@@ -295,9 +300,7 @@ pub(super) const REFERENCE_HEADING: &str =
 /// From the first packet to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const REFERENCE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Counters that are known to be over.
-const KNOWN_OVER: u64 = 1_000_000;
-/// What one of them costs, about.
+/// What a counter that is known to be over costs, about.
 const KNOWN_OVER_BYTES: u64 = 150;
 /// The reference's cache is never smaller.
 const SMALLEST_LOCAL_CACHE: u64 = 512 << 10;
@@ -423,11 +426,13 @@ impl Store {
     /// hit is counted in the store.
     fn known_over(&self, compat: bool) -> u64 {
         let bytes = self.reference.local_cache_size_in_bytes;
-        match (self.known_over, bytes.or(compat.then_some(0))) {
-            (Some(counters), _) => counters,
-            (None, None) => KNOWN_OVER,
-            (None, Some(0)) => 0,
-            (None, Some(bytes)) => bytes.max(SMALLEST_LOCAL_CACHE) / KNOWN_OVER_BYTES,
+        match bytes.or(compat.then_some(0)) {
+            None => self.known_over,
+            Some(0) => 0,
+            Some(bytes) => {
+                let fit = bytes.max(SMALLEST_LOCAL_CACHE) / KNOWN_OVER_BYTES;
+                self.known_over.min(fit)
+            }
         }
     }
 
