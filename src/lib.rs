@@ -2,8 +2,8 @@
 //!
 //! A rate-limit decision service. One request goes [`service`] →
 //! [`limiter`] → [`engine`] (match, plan) → [`storage`] → [`engine`] (decide)
-//! → [`service`]. Rules come from [`config`], by way of the [`rulebook`] when
-//! they change ([`watch`]), or from a management server ([`xds`]); [`app`] puts everything
+//! → [`service`]. Rules come from [`config`] by way of the [`rulebook`], also when
+//! files change ([`watch`], [`reload`]), or from a management server ([`xds`]); [`app`] puts everything
 //! together; [`ruletest`] tests rules; [`cli`] is the program; [`clock`] is
 //! where time comes from; [`counts`] and [`catalogue`] are what is counted.
 
@@ -17,6 +17,7 @@ pub mod engine;
 pub mod limiter;
 pub mod load;
 pub mod proto;
+pub mod reload;
 pub mod rulebook;
 pub mod ruletest;
 pub mod service;

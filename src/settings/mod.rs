@@ -5,6 +5,7 @@
 
 pub(crate) mod answers;
 mod observe;
+mod reload;
 mod store;
 mod telemetry;
 mod tls;
@@ -27,7 +28,7 @@ pub use telemetry::Sink;
 
 use crate::{
     app,
-    config::{self, ReadOptions},
+    config::{self, ReadOptions, RulesSource},
     engine::{decision::Policy, headers::HeaderNames, rules::OnStoreFailure},
     service::{
         certificates,
@@ -66,6 +67,8 @@ pub struct Serve {
     runtime: Runtime,
     #[command(flatten)]
     xds: xds::Xds,
+    #[command(flatten)]
+    reload: reload::Reload,
     #[command(flatten)]
     decide: Decide,
     #[command(flatten)]
@@ -274,17 +277,6 @@ struct Process {
     log_format: logging::Format,
 }
 
-/// Where rules are, and how to read them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RulesSource {
-    /// File or folder; `None` is an empty configuration.
-    pub path: Option<PathBuf>,
-    /// How to read it.
-    pub read: ReadOptions,
-    /// How to compile it.
-    pub compile: config::Options,
-}
-
 /// Where to listen for gRPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrpcAddress {
@@ -330,10 +322,16 @@ impl Serve {
         self.xds.config(self.rules.as_ref(), self.compile())
     }
 
-    /// Listen before the first rules have come from a management server.
+    /// Whether to serve before there are rules.
     #[must_use]
     pub fn starts_without_rules(&self) -> bool {
-        self.xds.starts_without_rules()
+        self.reload.starts_without_rules()
+    }
+
+    /// What to do when rules in files change.
+    #[must_use]
+    pub fn reload(&self) -> crate::reload::Config {
+        self.reload.config(self.compat)
     }
 
     fn compile(&self) -> config::Options {
@@ -447,6 +445,7 @@ impl Serve {
             unknown_code: self.store.unknown_code(),
             debug_profile: self.telemetry.debug_profile(),
             tracer: None,
+            needs_domain: self.reload.needs_domain(),
             drain_delay: self.process.drain_delay,
             drain_timeout: self.process.drain_timeout,
         })

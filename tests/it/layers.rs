@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rulebook.rs", &["engine", "clock", "limiter"]),
     ("watch.rs", &[]),
     ("xds", &["xds", "config", "proto", "rulebook", "watch"]),
+    ("reload.rs", &["config", "rulebook", "watch"]),
     (
         "service",
         &[
