@@ -1,6 +1,7 @@
 //! Rules that change under a running process: what is noticed, what stays,
 //! what is told about it.
 
+mod counters;
 mod files;
 mod first;
 mod versions;
