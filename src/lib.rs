@@ -8,6 +8,7 @@
 //! where time comes from; [`counts`] and [`catalogue`] are what is counted.
 
 pub mod app;
+pub mod aside;
 pub mod catalogue;
 pub mod cli;
 pub mod clock;

@@ -9,15 +9,13 @@
 //! Rules may come from a management server instead, which goes through the
 //! same [`Rulebook`].
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::sleep,
-};
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
+    aside::aside,
     config::{LoadError, RulesSource, SourceFile},
     rulebook::Rulebook,
     watch::{Look, Watch},
@@ -128,26 +126,22 @@ impl Reload {
         }
     }
 
-    /// Loads on a thread of its own: event loops do not wait for it.
+    /// Loads while event loops go on.
     async fn again(self: Arc<Self>, mut tried: Tried) -> Tried {
-        let (done, result) = oneshot::channel();
         let this = Arc::clone(&self);
-        let started = thread::Builder::new()
-            .name("reload".to_owned())
-            .spawn(move || {
-                match this.load(&mut tried) {
-                    Ok(Loaded::New(_)) => {}
-                    Ok(Loaded::Same) => tracing::debug!("the rules files hold what they held"),
-                    Err(error) => this.rulebook.refuse(&error),
-                }
-                // Nobody listens any more when the process goes down.
-                let _ = done.send(tried);
-            });
-        match started {
-            Ok(_) => result.await.unwrap_or_default(),
+        let load = move || {
+            match this.load(&mut tried) {
+                Ok(Loaded::New(_)) => {}
+                Ok(Loaded::Same) => tracing::debug!("the rules files hold what they held"),
+                Err(error) => this.rulebook.refuse(error),
+            }
+            tried
+        };
+        match aside(load).await {
+            Ok(tried) => tried.unwrap_or_default(),
             Err(error) => {
-                self.rulebook
-                    .refuse(format_args!("no thread to load rules: {error}"));
+                let trouble = format_args!("no thread to load rules: {error}");
+                self.rulebook.refuse(trouble);
                 None
             }
         }

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    aside::aside,
     clock::Clock,
     engine::{rules::RuleSet, time::Timestamp},
     limiter::{Limiter, Retired},
@@ -126,8 +127,8 @@ impl Rulebook {
             while !self.old().is_empty() {
                 let unused = self.take_unused();
                 if !unused.is_empty() {
-                    // Only fails when the process goes down.
-                    let _ = tokio::task::spawn_blocking(move || drop(unused)).await;
+                    // Without a thread they are freed right here.
+                    let _ = aside(move || drop(unused)).await;
                 }
                 sleep(LAST_CALLS).await;
             }
