@@ -55,7 +55,7 @@ fn without_flags_a_change_is_noticed_within_about_a_second() {
     replace(&file, &rules("two"));
     wait_for_limit(&server, "d", "two");
     let took = before.elapsed();
-    assert!(took.as_millis() < 2_500, "{took:?}");
+    assert!(took.as_secs() < 4, "{took:?}");
 }
 
 #[test]
