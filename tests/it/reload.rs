@@ -60,6 +60,8 @@ fn command(flags: &[&str]) -> Command {
     command
         .env("RATEKEEPER_STORE", "memory")
         .env("RATEKEEPER_DRAIN_DELAY", "0s")
+        .env("USE_STATSD", "false")
+        .env("DEBUG_PORT", "0")
         .env("RATEKEEPER_RULES_POLL", "20ms")
         .args(flags)
         .stderr(Stdio::piped());
