@@ -80,11 +80,7 @@ impl Rulebook {
             loads.domains = domains;
             loads.rules = count;
         });
-        tracing::info!(
-            domains,
-            rules = count,
-            "Successfully loaded new configuration"
-        );
+        tracing::info!(domains, "Successfully loaded new configuration");
     }
 
     /// A try failed: what was in force stays so. Told once for each `trouble`
