@@ -33,15 +33,13 @@ fn limited(domain: &str, name: &str, requests: u32) -> String {
     )
 }
 
-/// A file, and the folders on the way to it.
+/// A file, new or in the place of another one, and the folders on the way to
+/// it. As careful writers do it: nobody sees half of it, however slow the
+/// machine is.
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a folder")).expect("a writable folder");
-    fs::write(path, text).expect("a writable folder");
-}
-
-/// As careful writers do: nobody sees half of it.
-fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push("~");
     fs::write(&new, text).expect("a writable folder");
     fs::rename(new, path).expect("the same file system");
 }

@@ -59,7 +59,7 @@ fn the_reference_serves_on_after_a_first_mistake_and_takes_what_comes() {
     assert!(server.log().contains(
         "Error loading new configuration: config.d.yaml: config file cannot have empty domain"
     ));
-    fs::write(&file, rules("one")).unwrap();
+    write(&file, &rules("one"));
     wait_for_limit(&server, "d", "one");
 }
 
@@ -132,7 +132,7 @@ fn health_may_ask_for_rules() {
     write(&file, &rules("one"));
     healthy(&server);
     // A load that fails changes nothing.
-    fs::write(&file, "nonsense").unwrap();
+    write(&file, "nonsense");
     wait_until("failure", || loads(&server)["failures"] == 1);
     healthy(&server);
 

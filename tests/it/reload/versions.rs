@@ -22,7 +22,7 @@ use crate::{
     redis::servers::{self, wait_until},
 };
 
-use super::{command, loads, replace, write};
+use super::{command, loads, write};
 
 const SWAPS: u64 = 50;
 const CONNECTIONS: usize = 4;
@@ -119,7 +119,7 @@ fn under_load(store: &str) {
         }
     }
     for (swap, number) in (1..=SWAPS).zip([2, 1].into_iter().cycle()) {
-        replace(&file, &version(number));
+        write(&file, &version(number));
         let successes = swap + 1;
         wait_until("load", || loads(&server)["successes"] == successes);
     }
