@@ -26,7 +26,7 @@ use crate::{
         connection::Shared,
         debug::{self, Debug},
         grpc::Api,
-        health,
+        health::{self, Readiness},
         http::{self, Http},
         limits::Limits,
         listener::{Listener, Table},
@@ -63,6 +63,8 @@ pub struct Config {
     pub debug_profile: bool,
     /// Traces calls, where it is there.
     pub tracer: Option<Tracer>,
+    /// Healthy only while the rules have a domain. `--healthy-with-rules`.
+    pub needs_domain: bool,
     /// From NOT_SERVING to closed listeners. `--drain-delay`, default 5 s.
     pub drain_delay: Duration,
     /// From closed listeners to the end. `--drain-timeout`, default 10 s.
@@ -129,7 +131,7 @@ struct Running {
     /// Turned true: go.
     ending: watch::Sender<bool>,
     health: HealthReporter,
-    becoming_ready: JoinHandle<()>,
+    telling_health: JoinHandle<()>,
     accepting: JoinHandle<()>,
     /// The HTTP listeners, and what sends statistics.
     serving: JoinSet<()>,
@@ -232,7 +234,11 @@ impl App {
             tracer: self.config.tracer,
         });
         let (routes, reporter) = health::routes().context("gRPC reflection")?;
-        health::say(&reporter, limiter.store().is_ready()).await;
+        let readiness = Readiness {
+            rulebook: Arc::clone(&self.rulebook),
+            needs_domain: self.config.needs_domain,
+        };
+        health::say(&reporter, readiness.missing().is_none()).await;
         let limits = self.config.limits;
         let tls = self.tls;
         let shared = Arc::new(Shared::new(
@@ -268,7 +274,7 @@ impl App {
             .context("cannot start a worker")?;
         let http = Http {
             api,
-            rulebook: self.rulebook,
+            readiness: readiness.clone(),
             limits,
             draining: draining_seen,
             show_rules: config::to_json,
@@ -303,12 +309,12 @@ impl App {
             draining,
             closing,
             ending,
-            becoming_ready: tokio::spawn(become_ready(Arc::clone(&limiter), reporter.clone())),
+            telling_health: tokio::spawn(tell_health(readiness, reporter.clone())),
             health: reporter,
             accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
             serving,
             workers,
-            housekeeping: tokio::spawn(keep_house(limiter)),
+            housekeeping: tokio::spawn(keep_house(limiter, self.rulebook)),
             certificates: tls.keep_fresh(),
         })
     }
@@ -318,7 +324,7 @@ impl App {
 
 impl Running {
     async fn drain(mut self, delay: Duration, patience: Duration) -> Ended {
-        self.becoming_ready.abort();
+        self.telling_health.abort();
         health::say(&self.health, false).await;
         self.draining.send_replace(true);
         sleep(delay).await;
@@ -344,7 +350,7 @@ impl Drop for Running {
         self.serving.abort_all();
         self.housekeeping.abort();
         self.certificates.abort_all();
-        self.becoming_ready.abort();
+        self.telling_health.abort();
     }
 }
 
@@ -416,12 +422,16 @@ fn look_into(limiter: &Arc<Limiter>, catalogue: &Arc<Catalogue>, profile: bool) 
     }
 }
 
-/// Looks after the store.
-async fn keep_house(limiter: Arc<Limiter>) {
+/// Looks after the store, and after rules that are not in force any more.
+async fn keep_house(limiter: Arc<Limiter>, rulebook: Arc<Rulebook>) {
+    tokio::join!(look_after_store(&limiter), rulebook.free_old());
+}
+
+async fn look_after_store(limiter: &Limiter) {
     match limiter.store() {
-        AnyStore::Memory(store) => sweep(store, &limiter).await,
+        AnyStore::Memory(store) => sweep(store, limiter).await,
         AnyStore::Redis(store) => {
-            tokio::join!(store.watch(), sweep(limiter.ladder().local(), &limiter));
+            tokio::join!(store.watch(), sweep(limiter.ladder().local(), limiter));
         }
     }
 }
@@ -437,16 +447,16 @@ async fn sweep(store: &MemoryStore, limiter: &Limiter) {
     }
 }
 
-/// Says so whenever the store becomes ready, or is not any more.
-async fn become_ready(limiter: Arc<Limiter>, reporter: HealthReporter) {
-    let mut was_ready = None;
+/// Says how it is, at first and whenever that changes.
+async fn tell_health(readiness: Readiness, reporter: HealthReporter) {
+    let mut told = None;
     let mut tick = interval(READY_POLL);
     loop {
         tick.tick().await;
-        let is_ready = limiter.store().is_ready();
-        if was_ready != Some(is_ready) {
-            was_ready = Some(is_ready);
-            health::say(&reporter, is_ready).await;
+        let ready = readiness.missing().is_none();
+        if told != Some(ready) {
+            told = Some(ready);
+            health::say(&reporter, ready).await;
         }
     }
 }

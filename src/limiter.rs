@@ -44,10 +44,21 @@ struct InForce {
     index: Index,
 }
 
+/// The rules of one request, if any were ever loaded: they stay as they are
+/// while it is decided.
+#[derive(Debug)]
+pub struct Snapshot(Guard<Option<Arc<InForce>>>);
+
+/// Rules that are not in force any more. Requests on their way may still go
+/// by them, and give back their share, so that the last one frees nothing:
+/// to take down 100,000 rules is not for an event loop.
+#[derive(Debug)]
+pub struct Retired(Arc<InForce>);
+
 /// A decision and the rules it was made by.
 #[derive(Debug)]
 pub struct Answer {
-    rules: Guard<Option<Arc<InForce>>>,
+    rules: Snapshot,
     /// What was decided.
     pub decision: Decision,
     /// When.
@@ -124,11 +135,13 @@ impl Limiter {
         self.refusals.as_ref()
     }
 
-    /// Replaces the rules as a whole; counters stay.
-    pub fn set_rules(&self, rules: impl Into<Arc<RuleSet>>) {
+    /// Replaces the rules as a whole; counters stay. Those before come back.
+    /// Takes a while where rules are many.
+    pub fn set_rules(&self, rules: impl Into<Arc<RuleSet>>) -> Option<Retired> {
         let rules = rules.into();
         let index = Index::new(&rules);
-        self.rules.store(Some(Arc::new(InForce { rules, index })));
+        let in_force = Arc::new(InForce { rules, index });
+        self.rules.swap(Some(in_force)).map(Retired)
     }
 
     /// The rules in force, if any were ever loaded.
@@ -148,13 +161,10 @@ impl Limiter {
         Some((rules, ids))
     }
 
-    /// Whether there are rules for `domain`.
+    /// The rules that a request goes by which comes now.
     #[must_use]
-    pub fn knows(&self, domain: &[u8]) -> bool {
-        let rules = self.rules.load();
-        rules
-            .as_deref()
-            .is_some_and(|it| it.rules.domain(domain).is_some())
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.rules.load())
     }
 
     /// Where counters live.
@@ -175,7 +185,8 @@ impl Limiter {
         self.store.now(self.clock.now())
     }
 
-    /// Decides and counts. From `until` on the caller does not wait any more.
+    /// Decides and counts, by the rules in force. From `until` on the caller
+    /// does not wait any more.
     ///
     /// # Errors
     /// The request says too little, there are no rules, or the store failed;
@@ -185,15 +196,16 @@ impl Limiter {
         request: &Request<'_>,
         until: Option<Instant>,
     ) -> impl Future<Output = Result<Answer, LimitError>> {
-        self.decide_traced(request, until, None)
+        self.decide_by(self.snapshot(), request, until, None)
     }
 
-    /// As [`decide`](Self::decide), with spans below `trace`.
+    /// As [`decide`](Self::decide), by these rules, with spans below `trace`.
     ///
     /// # Errors
     /// The same.
-    pub async fn decide_traced(
+    pub async fn decide_by(
         &self,
+        snapshot: Snapshot,
         request: &Request<'_>,
         until: Option<Instant>,
         trace: Option<&Traced>,
@@ -204,8 +216,7 @@ impl Limiter {
         if request.descriptors.is_empty() {
             return Err(LimitError::NoDescriptors);
         }
-        let guard = self.rules.load();
-        let Some(in_force) = guard.as_deref() else {
+        let Some(in_force) = snapshot.0.as_deref() else {
             return Err(LimitError::NoRules);
         };
         let rules = &*in_force.rules;
@@ -245,7 +256,7 @@ impl Limiter {
         Ok(Answer {
             decision,
             now,
-            rules: guard,
+            rules: snapshot,
         })
     }
 }
@@ -356,13 +367,34 @@ impl Limiter {
     }
 }
 
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Whether there are rules for `domain`.
+    #[must_use]
+    pub fn knows(&self, domain: &[u8]) -> bool {
+        let in_force = self.0.as_deref();
+        in_force.is_some_and(|it| it.rules.domain(domain).is_some())
+    }
+}
+
+// === impl Retired ===
+
+impl Retired {
+    /// Nobody has a share of them any more, and nobody can get one anew.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.rules) == 1
+    }
+}
+
 // === impl Answer ===
 
 impl Answer {
     /// The rules that the decision's ids refer to.
     #[must_use]
     pub fn rules(&self) -> &RuleSet {
-        let in_force = self.rules.as_deref();
+        let in_force = self.rules.0.as_deref();
         &in_force
             .expect("an answer is only made where rules were loaded")
             .rules

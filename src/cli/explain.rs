@@ -4,9 +4,8 @@ use std::{fmt::Write as _, io::Write, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::serve;
 use crate::{
-    config::{self, ReadOptions},
+    config::{self, ReadOptions, RulesSource},
     engine::{
         descriptor::{Descriptor, Entry, Hits, Request},
         limit::Quota,
@@ -14,7 +13,6 @@ use crate::{
         plan::{Charge, Grant, Plan},
         rules::{Counting, LimitRule, RuleId, RuleSet},
     },
-    settings::RulesSource,
 };
 
 /// Children named in a near miss.
@@ -56,7 +54,7 @@ pub fn run(explain: &Explain, out: &mut impl Write) -> anyhow::Result<Applies> {
             compat: false,
         },
     };
-    let (rules, _) = serve::load(&source)?;
+    let rules = source.compile(&source.read()?)?;
     let descriptors = explain
         .descriptors
         .iter()

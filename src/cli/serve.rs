@@ -12,12 +12,13 @@ use tokio::{
 use crate::{
     app::{App, Ended, Exposition, ListenersTls},
     clock::Clock,
-    config,
-    engine::{key::HashSeed, rules::RuleSet},
+    config::RulesSource,
+    engine::key::HashSeed,
     limiter::Limiter,
+    reload::{FilesWatch, Loaded, Reload, Tried},
     rulebook::Rulebook,
     service::{certificates, listener::Listener, tls::Tls},
-    settings::{Choice, GrpcAddress, RulesSource, Serve, Sink},
+    settings::{Choice, GrpcAddress, Serve, Sink},
     storage::{AnyStore, Ladder, MemoryStore, RedisStore},
     telemetry::{metrics::Metrics, refusals::Refusals, traces::Traces},
     xds::Subscription,
@@ -44,19 +45,11 @@ pub fn run(arguments: &Serve) -> anyhow::Result<ExitCode> {
     let traces = traces.as_ref().map(Traces::start).transpose()?;
     if let Some(config) = arguments.management_server()? {
         let subscription = Arc::new(Subscription::new(config, Arc::clone(&rulebook)));
-        return block_on(serve(arguments, rulebook, Some(subscription), traces));
+        let rules = Rules::Server(subscription);
+        return block_on(serve(arguments, rulebook, rules, traces));
     }
-    let source = arguments.rules_source()?;
-    match load(&source) {
-        Ok((rules, summary)) => {
-            rulebook.adopt(rules);
-            println!("{summary}");
-        }
-        // The reference serves on, and answers each call that it has no rules.
-        Err(error) if arguments.compat => rulebook.refuse(format_args!("{error:#}")),
-        Err(error) => return Err(error),
-    }
-    block_on(serve(arguments, rulebook, None, traces))
+    let rules = Rules::Files(Files::load(arguments, &rulebook)?);
+    block_on(serve(arguments, rulebook, rules, traces))
 }
 
 fn block_on(serving: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
@@ -72,18 +65,25 @@ fn block_on(serving: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 async fn serve(
     arguments: &Serve,
     rulebook: Arc<Rulebook>,
-    subscription: Option<Arc<Subscription>>,
+    rules: Rules,
     traces: Option<Traces>,
 ) -> anyhow::Result<ExitCode> {
-    let mut signals = signals()?;
+    let hangup = SignalKind::hangup();
+    let mut down = vec![SignalKind::terminate(), SignalKind::interrupt()];
+    let mut load = vec![];
+    // The reference goes down, and a management server needs no asking.
+    if arguments.compat || matches!(rules, Rules::Server(_)) {
+        down.push(hangup);
+    } else {
+        load.push(hangup);
+    }
+    let (mut signals, asked) = (signals(&down)?, signals(&load)?);
     let sink = arguments.sink()?;
     let tls = ListenersTls {
         grpc: load_certificate(arguments.grpc_tls()?)?,
         http: load_certificate(arguments.http_tls()?)?,
     };
-    if let Some(subscription) = &subscription {
-        tokio::spawn(Arc::clone(subscription).run());
-    }
+    let subscription = rules.follow(asked);
     look_for_store(rulebook.limiter()).await;
     let waits = !arguments.starts_without_rules();
     if let Some(subscription) = subscription.as_ref().filter(|_| waits) {
@@ -233,36 +233,83 @@ async fn never_reached(limiter: &Limiter, patience: Option<Duration>) -> anyhow:
     std::future::pending().await
 }
 
-/// Reads and compiles rules; also says in a line what there is.
-///
-/// # Errors
-/// All that is wrong with them.
-pub(crate) fn load(source: &RulesSource) -> anyhow::Result<(RuleSet, String)> {
-    let Some(path) = &source.path else {
-        tracing::warn!("no runtime configuration. using nil loader.");
-        return Ok((RuleSet::default(), "no rules".to_owned()));
-    };
-    let files = config::read(path, &source.read)?;
-    let rules = config::compile(&files, &source.compile).map_err(|problems| {
-        if source.compile.compat {
-            anyhow::Error::msg(problems.compat_lines().join("\n"))
-        } else {
-            anyhow::Error::msg(format!("the rules are not right\n{problems}"))
-        }
-    })?;
-    let summary = super::check::summary(files.len(), &rules);
-    Ok((rules, format!("loaded {summary} from {}", path.display())))
+/// Where rules come from.
+enum Rules {
+    Files(Files),
+    Server(Arc<Subscription>),
 }
 
-/// A message for each signal that asks to go down; two are enough.
-fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+/// Rules from files: who loads them, and what is loaded already.
+struct Files {
+    reload: Reload,
+    watch: Option<FilesWatch>,
+    tried: Tried,
+}
+
+impl Rules {
+    /// From now on rules are taken as they come; from files at once when
+    /// `asked` says so.
+    fn follow(self, asked: mpsc::Receiver<()>) -> Option<Arc<Subscription>> {
+        match self {
+            Self::Files(files) => {
+                tokio::spawn(files.reload.run(files.watch, asked, files.tried));
+                None
+            }
+            Self::Server(subscription) => {
+                tokio::spawn(Arc::clone(&subscription).run());
+                Some(subscription)
+            }
+        }
+    }
+}
+
+impl Files {
+    /// Loads the first ones, and says in a line what there is.
+    ///
+    /// # Errors
+    /// All that is wrong with them, where the process cannot do without.
+    fn load(arguments: &Serve, rulebook: &Arc<Rulebook>) -> anyhow::Result<Self> {
+        let source = arguments.rules_source()?;
+        if source.path.is_none() {
+            tracing::warn!("no runtime configuration. using nil loader.");
+        }
+        let reload = Reload::new(arguments.reload(), source.clone(), Arc::clone(rulebook));
+        let watch = reload.watch();
+        let mut tried = None;
+        match reload.load(&mut tried) {
+            Ok(Loaded::New(files)) => println!("{}", loaded(&source, files, rulebook)),
+            Ok(Loaded::Same) => {}
+            Err(error) if arguments.starts_without_rules() => rulebook.refuse(error),
+            // The reference serves on, and answers each call that it has no
+            // rules; it does so only where there is a folder to watch.
+            Err(error) if arguments.compat && !error.is_about_all_of(&source) => {
+                rulebook.refuse(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self {
+            reload,
+            watch,
+            tried,
+        })
+    }
+}
+
+fn loaded(source: &RulesSource, files: usize, rulebook: &Rulebook) -> String {
+    match (&source.path, rulebook.limiter().rules()) {
+        (Some(path), Some(rules)) => {
+            let summary = super::check::summary(files, &rules);
+            format!("loaded {summary} from {}", path.display())
+        }
+        _ => "no rules".to_owned(),
+    }
+}
+
+/// A message for each of these signals; of several that wait, two.
+fn signals(kinds: &[SignalKind]) -> anyhow::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
-    for kind in [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ] {
-        let mut stream = signal(kind)?;
+    for kind in kinds {
+        let mut stream = signal(*kind)?;
         let sender = sender.clone();
         tokio::spawn(async move {
             while stream.recv().await.is_some() && sender.send(()).await.is_ok() {}

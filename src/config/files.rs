@@ -18,7 +18,7 @@ const MAX_TOTAL_BYTES: usize = 512 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Only files named `*.yaml` or `*.yml`, and no tests (see [`is_test`]);
-    /// the reference reads them all.
+    /// otherwise all but an editor's own (the reference reads these, too).
     pub only_yaml: bool,
     /// Leave out files and folders whose names begin with a dot. A mounted
     /// Kubernetes ConfigMap holds each file twice without it.
@@ -47,34 +47,74 @@ pub struct ReadError {
     pub failures: Vec<(PathBuf, io::Error)>,
 }
 
-/// Reads a file, or a folder and the folders below it.
+/// The rules files at or below a path, by name, and what cannot be looked at.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What each is called, and where it is; sorted.
+    pub files: Vec<(Arc<str>, PathBuf)>,
+    /// Each path with its reason.
+    pub failures: Vec<(PathBuf, io::Error)>,
+}
+
+/// Looks for a file, or the files of a folder and the folders below it.
 ///
-/// Links to files are followed, links to folders are not entered. The result
-/// is sorted by name.
-///
-/// # Errors
-/// Anything that cannot be read.
-pub fn read(path: &Path, options: &ReadOptions) -> Result<Vec<SourceFile>, ReadError> {
+/// Links to files are followed, links to folders are not entered. What an
+/// editor keeps beside a file (see [`is_backup`]) is none.
+#[must_use]
+pub fn find(path: &Path, options: &ReadOptions) -> Found {
     let mut walk = Walk {
         root: path,
         options,
-        files: vec![],
-        total: 0,
-        failures: vec![],
+        found: Found::default(),
     };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => walk.folders(),
         Ok(_) => walk.file(path.to_owned()),
-        Err(error) => walk.failures.push((path.to_owned(), error)),
+        Err(error) => walk.found.failures.push((path.to_owned(), error)),
     }
-    if walk.failures.is_empty() {
-        walk.files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(walk.files)
-    } else {
-        let mut failures = walk.failures;
-        failures.sort_by(|a, b| a.0.cmp(&b.0));
-        Err(ReadError { failures })
+    walk.found.files.sort();
+    walk.found
+}
+
+/// Reads what [`find`] finds.
+///
+/// # Errors
+/// Anything that cannot be read.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Vec<SourceFile>, ReadError> {
+    let Found {
+        files: found,
+        mut failures,
+    } = find(path, options);
+    let (mut files, mut total) = (Vec::with_capacity(found.len()), 0);
+    for (name, path) in found {
+        match read_bytes(&path) {
+            Ok(bytes) if total + bytes.len() <= MAX_TOTAL_BYTES => {
+                total += bytes.len();
+                files.push(SourceFile { name, bytes });
+            }
+            Ok(_) => {
+                let message = format!("all files together exceed {} MiB", MAX_TOTAL_BYTES >> 20);
+                let error = io::Error::new(io::ErrorKind::FileTooLarge, message);
+                failures.push((path, error));
+            }
+            Err(error) => failures.push((path, error)),
+        }
     }
+    if failures.is_empty() {
+        return Ok(files);
+    }
+    failures.sort_by(|a, b| a.0.cmp(&b.0));
+    Err(ReadError { failures })
+}
+
+/// Whether an editor keeps it beside a file for a while: `x~`, `#x#`, `.#x`,
+/// `.x.swp` and its like, and the `4913` with which Vim tries a folder.
+#[must_use]
+pub fn is_backup(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_swap = |name: &[u8]| matches!(name, [b'.', .., b'.', b's', b'v' | b'w', b'a'..=b'z']);
+    let is_hash = |name: &[u8]| matches!(name, [b'#', .., b'#'] | [b'.', b'#', ..]);
+    name.ends_with(b"~") || is_hash(name) || is_swap(name) || name == b"4913"
 }
 
 /// Whether a file is named as one with tests of rules: `NAME.test.yaml` or
@@ -103,9 +143,7 @@ pub fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
 struct Walk<'o> {
     root: &'o Path,
     options: &'o ReadOptions,
-    files: Vec<SourceFile>,
-    total: usize,
-    failures: Vec<(PathBuf, io::Error)>,
+    found: Found,
 }
 
 // === impl Walk ===
@@ -115,7 +153,7 @@ impl Walk<'_> {
         let mut folders = vec![self.root.to_owned()];
         while let Some(folder) = folders.pop() {
             if let Err(error) = self.folder(&folder, &mut folders) {
-                self.failures.push((folder, error));
+                self.found.failures.push((folder, error));
             }
         }
     }
@@ -141,25 +179,17 @@ impl Walk<'_> {
     fn is_wanted(&self, path: &Path) -> bool {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let yaml = matches!(extension, Some("yaml" | "yml")) && !is_test(path);
-        let named = !self.options.only_yaml || yaml;
+        let named = if self.options.only_yaml {
+            yaml
+        } else {
+            !is_backup(path)
+        };
         named && fs::metadata(path).map_or(true, |metadata| metadata.is_file())
     }
 
     fn file(&mut self, path: PathBuf) {
-        let Some(name) = self.name(&path) else {
-            return;
-        };
-        match read_bytes(&path) {
-            Ok(bytes) if self.total + bytes.len() <= MAX_TOTAL_BYTES => {
-                self.total += bytes.len();
-                self.files.push(SourceFile { name, bytes });
-            }
-            Ok(_) => {
-                let message = format!("all files together exceed {} MiB", MAX_TOTAL_BYTES >> 20);
-                let error = io::Error::new(io::ErrorKind::FileTooLarge, message);
-                self.failures.push((path, error));
-            }
-            Err(error) => self.failures.push((path, error)),
+        if let Some(name) = self.name(&path) {
+            self.found.files.push((name, path));
         }
     }
 
@@ -290,6 +320,29 @@ mod tests {
         ] {
             assert_eq!(is_test(Path::new(name)), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_editors_keep_beside_a_file_is_told_by_its_name() {
+        for (name, expected) in [
+            ("x.yaml~", true),
+            (".x.yaml.swp", true),
+            (".x.yaml.swo", true),
+            (".x.yaml.svz", true),
+            ("#x.yaml#", true),
+            (".#x.yaml", true),
+            ("4913", true),
+            ("x.yaml", false),
+            ("x.swp", false),
+            (".x.yaml", false),
+            ("#x.yaml", false),
+            ("49131", false),
+        ] {
+            assert_eq!(is_backup(Path::new(name)), expected, "{name}");
+        }
+        let root = folder(&["a.yaml", "a.yaml~", ".a.yaml.swp", "#a.yaml#", "4913", "b"]);
+        let read = ReadOptions::reference("", false);
+        assert_eq!(names(root.path(), &read), ["a.yaml", "b"]);
     }
 
     #[cfg(unix)]

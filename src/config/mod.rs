@@ -4,7 +4,7 @@
 //! file, line, column and the path to the rule; a configuration with
 //! mistakes is not loaded at all. Settings of the process are not here.
 //!
-//! In reading order: [`files`] a path → the files below it · `yaml` text →
+//! In reading order: [`source`] where rules are · [`files`] a path → the files below it · `yaml` text →
 //! nodes with places · `scalar` what a scalar means · `reader` nodes of an
 //! expected kind · `schema` nodes → typed definitions · `metadata` free data
 //! of rules · `responses` how answers look · `messages` a management server's
@@ -25,6 +25,7 @@ mod reader;
 mod responses;
 pub(crate) mod scalar;
 mod schema;
+pub mod source;
 pub(crate) mod yaml;
 
 pub use self::{
@@ -33,4 +34,5 @@ pub use self::{
     files::{ReadError, ReadOptions, read},
     json_schema::json_schema,
     problem::{Problem, Problems},
+    source::{LoadError, RulesSource},
 };

@@ -1,6 +1,8 @@
 //! Points in time as integers. Nothing here reads a clock.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+use chrono::DateTime;
 
 /// Nanoseconds in a second.
 const NANOS: u64 = 1_000_000_000;
@@ -60,6 +62,15 @@ impl Timestamp {
     }
 }
 
+/// `2026-11-26T03:07:12Z`, the begun second not counted.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = i64::try_from(self.as_secs()).unwrap_or(i64::MAX);
+        let time = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+        fmt::Debug::fmt(&time, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +87,20 @@ mod tests {
             (0, u64::MAX, 18_446_744_074),
         ] {
             assert_eq!(at(now).secs_until(at(later)), expected, "{now} to {later}");
+        }
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        for (time, expected) in [
+            (Timestamp::default(), "1970-01-01T00:00:00Z"),
+            (
+                Timestamp::from_nanos(1_795_662_432 * NANOS + 5),
+                "2026-11-26T03:07:12Z",
+            ),
+            (Timestamp::MAX, "2554-07-21T23:34:33Z"),
+        ] {
+            assert_eq!(time.to_string(), expected);
         }
     }
 

@@ -150,12 +150,13 @@ impl Api {
         trace: Option<&Traced>,
     ) -> Result<Answer, ApiError> {
         // Where there are no rules for the domain, no override counts either.
-        if self.limiter.knows(message.domain()) {
+        let rules = self.limiter.snapshot();
+        if rules.knows(message.domain()) {
             message.check_overrides()?;
         }
         let descriptors = message.descriptors();
         let request = message.request(&descriptors);
-        let decided = self.limiter.decide_traced(&request, until, trace).await;
+        let decided = self.limiter.decide_by(rules, &request, until, trace).await;
         decided.map_err(ApiError::Limit)
     }
 

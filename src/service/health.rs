@@ -1,4 +1,7 @@
-//! Health over gRPC, and what else tonic serves beside rate limiting.
+//! Whether calls are welcome; that over gRPC, and what else tonic serves beside
+//! rate limiting.
+
+use std::sync::Arc;
 
 use tonic::service::Routes;
 use tonic_health::{
@@ -6,10 +9,19 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use crate::proto;
+use crate::{proto, rulebook::Rulebook};
 
 /// Services whose health can be asked for.
 const NAMES: [&str; 2] = ["", "ratelimit"];
+
+/// What has to be there before calls are welcome.
+#[derive(Clone, Debug)]
+pub(crate) struct Readiness {
+    /// The rules, and what became of tries to change them.
+    pub(crate) rulebook: Arc<Rulebook>,
+    /// They must have a domain.
+    pub(crate) needs_domain: bool,
+}
 
 /// Health and reflection, and the handle to say how the service is.
 ///
@@ -23,6 +35,24 @@ pub(crate) fn routes() -> Result<(Routes, HealthReporter), tonic_reflection::ser
         Routes::new(health).add_service(v1).add_service(v1alpha),
         reporter,
     ))
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// What is not there yet.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        let store = self.rulebook.limiter().store();
+        if !store.has_been_reached() {
+            Some("the store has not been reached yet")
+        } else if !store.is_ready() {
+            Some("the store cannot be reached any more")
+        } else if self.needs_domain && self.rulebook.loads().domains == 0 {
+            Some("there are no rules yet")
+        } else {
+            None
+        }
+    }
 }
 
 /// Says whether new calls are welcome.

@@ -2,25 +2,26 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/healthcheck` | 200 `OK`; 503 while going down and until the store has been reached (500 in compat mode) |
+//! | `/healthcheck` | 200 `OK`; 503 while going down and until the store has been reached (500 in compat mode); `?detail` tells of the rules, too (not in compat mode) |
 //! | `/livez` | 200 `OK` as long as there is an answer at all, whatever the store does |
 //! | `/json` | a decision, request and answer in protobuf's JSON form |
-//! | `/rules` | the rules in force, with file and line |
+//! | `/rules` | the rules in force, with file and line, and what became of tries to load others |
 //! | `/metrics` | all metrics, as Prometheus reads them |
 //! | `/store` | how the store is: figures, and what is wrong with it |
 //!
 //! Any other path is 404. Any method is taken, as by the reference.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, StatusCode},
+    http::{HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::any,
@@ -31,7 +32,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, SemaphorePermit, watch},
@@ -41,6 +42,7 @@ use tokio::{
 
 use super::{
     grpc::{Api, ApiError, JsonError},
+    health::Readiness,
     limits::Limits,
     listener::{Listener, Seat, Table},
     page::Page,
@@ -75,8 +77,8 @@ const MAX_REQUEST_ID: usize = 128;
 /// What the handlers need.
 pub(crate) struct Http {
     pub(crate) api: Arc<Api>,
-    /// The rules, and what became of tries to change them.
-    pub(crate) rulebook: Arc<Rulebook>,
+    /// What has to be there before calls are welcome, rules among it.
+    pub(crate) readiness: Readiness,
     pub(crate) limits: Limits,
     /// Turns true when the process goes down.
     pub(crate) draining: watch::Receiver<bool>,
@@ -86,8 +88,8 @@ pub(crate) struct Http {
     pub(crate) metrics: Page,
 }
 
-/// Rules, and what they look like.
-type Dump = (Arc<RuleSet>, Bytes);
+/// Rules, and what they look like. It does not keep them.
+type Dump = (Weak<RuleSet>, Bytes);
 
 #[derive(Clone)]
 struct Handlers {
@@ -239,32 +241,41 @@ pub(crate) async fn with_deadline(deadline: Duration, request: Request, next: Ne
     }
 }
 
+async fn health(State(handlers): State<Handlers>, uri: Uri) -> Response {
+    let (http, compat) = (&handlers.http, handlers.http.api.compat);
+    let why = if *http.draining.borrow() {
+        Some("going down")
+    } else {
+        http.readiness.missing()
+    };
+    let status = match why {
+        None => StatusCode::OK,
+        Some(_) if compat => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    if uri.query() == Some("detail") && !compat {
+        let loads = loads(&http.readiness.rulebook);
+        let detail = json!({"healthy": why.is_none(), "why": why, "loads": loads});
+        return (status, Json(detail)).into_response();
+    }
+    match why {
+        None => "OK".into_response(),
+        Some(_) if compat => status.into_response(),
+        Some(why) => (status, why).into_response(),
+    }
+}
+
 /// What became of tries to load rules.
 fn loads(rulebook: &Rulebook) -> Value {
     let loads = rulebook.loads();
-    serde_json::json!({
+    json!({
         "successes": loads.successes,
         "failures": loads.failures,
         "trouble": loads.trouble.as_deref(),
+        "loaded_at": loads.loaded_at.map(|at| at.to_string()),
         "domains": loads.domains,
+        "rules": loads.rules,
     })
-}
-
-async fn health(State(handlers): State<Handlers>) -> Response {
-    let why = if *handlers.http.draining.borrow() {
-        "going down"
-    } else if !handlers.http.api.limiter.store().has_been_reached() {
-        "the store has not been reached yet"
-    } else if !handlers.http.api.limiter.store().is_ready() {
-        "the store cannot be reached any more"
-    } else {
-        return "OK".into_response();
-    };
-    if handlers.http.api.compat {
-        StatusCode::INTERNAL_SERVER_ERROR.into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-    }
 }
 
 /// For whoever would start this process anew: that helps a process that
@@ -277,8 +288,7 @@ async fn alive() -> &'static str {
 async fn store(State(handlers): State<Handlers>) -> Response {
     let limiter = &handlers.http.api.limiter;
     let mut shown = limiter.store().to_json();
-    shown["decided_without"] = serde_json::json!(limiter.ladder().stats());
-    shown["rules"] = loads(&handlers.http.rulebook);
+    shown["decided_without"] = json!(limiter.ladder().stats());
     Json(shown).into_response()
 }
 
@@ -384,12 +394,15 @@ fn bad_request() -> Response {
     (StatusCode::BAD_REQUEST, "Bad Request\n").into_response()
 }
 
-/// Errors all look alike: a code that is the status' name, and a message.
 pub(super) fn problem(status: StatusCode, reason: &str) -> Response {
+    (status, Json(error_json(status, reason))).into_response()
+}
+
+/// Errors all look alike: a code that is the status' name, and a message.
+fn error_json(status: StatusCode, reason: &str) -> Value {
     let name = status.canonical_reason().unwrap_or("error");
     let code = name.to_ascii_lowercase().replace([' ', '-'], "_");
-    let error = serde_json::json!({"error": {"code": code, "message": reason}});
-    (status, Json(error)).into_response()
+    json!({"error": {"code": code, "message": reason}})
 }
 
 async fn nowhere() -> Response {
@@ -412,11 +425,12 @@ async fn name_request(request: Request, next: Next) -> Response {
 
 /// All rules may be much: one dump at a time, away from the event loop.
 async fn rules(State(handlers): State<Handlers>) -> Response {
+    let loads = loads(&handlers.http.readiness.rulebook);
     let Some(rules) = handlers.http.api.limiter.rules() else {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &LimitError::NoRules.to_string(),
-        );
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut error = error_json(status, &LimitError::NoRules.to_string());
+        error["loads"] = loads;
+        return (status, Json(error)).into_response();
     };
     let Ok(_permit) = handlers.dumps.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -429,14 +443,30 @@ async fn rules(State(handlers): State<Handlers>) -> Response {
             let of = Arc::clone(&rules);
             let shown = tokio::task::spawn_blocking(move || show(&of).to_string()).await;
             match shown {
-                Ok(text) => handlers.keep_dump(rules, Bytes::from(text)),
+                Ok(text) => handlers.keep_dump(&rules, Bytes::from(text)),
                 Err(error) => {
                     return problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
                 }
             }
         }
     };
-    ([("content-type", "application/json")], text).into_response()
+    with_loads(&loads, &text)
+}
+
+/// One more key in front of an object's first. The text itself is shared, not
+/// copied: it may be long, and asked for by many.
+fn with_loads(loads: &Value, object: &Bytes) -> Response {
+    let first = Bytes::from(format!(r#"{{"loads":{loads},"#));
+    let rest = object.slice(object.len().min(1)..);
+    let length = first.len() + rest.len();
+    let parts = [first, rest].map(Ok::<_, Infallible>);
+    let body = Body::from_stream(futures_util::stream::iter(parts));
+    let json = HeaderValue::from_static("application/json");
+    let headers = [
+        (header::CONTENT_TYPE, json),
+        (header::CONTENT_LENGTH, HeaderValue::from(length)),
+    ];
+    (headers, body).into_response()
 }
 
 // === impl Handlers ===
@@ -445,12 +475,13 @@ impl Handlers {
     fn kept_dump(&self, rules: &Arc<RuleSet>) -> Option<Bytes> {
         let kept = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
         let (of, text) = kept.as_ref()?;
-        Arc::ptr_eq(of, rules).then(|| text.clone())
+        // What it is of lives on as an address, so no other rules have that.
+        (of.as_ptr() == Arc::as_ptr(rules)).then(|| text.clone())
     }
 
-    fn keep_dump(&self, rules: Arc<RuleSet>, text: Bytes) -> Bytes {
+    fn keep_dump(&self, rules: &Arc<RuleSet>, text: Bytes) -> Bytes {
         let mut kept = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Some((rules, text.clone()));
+        *kept = Some((Arc::downgrade(rules), text.clone()));
         text
     }
 }

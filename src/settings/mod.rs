@@ -12,6 +12,7 @@ pub(crate) mod answers;
 pub(crate) mod file;
 mod observe;
 pub mod reference;
+mod reload;
 pub(crate) mod secrets;
 pub(crate) mod sources;
 mod store;
@@ -37,7 +38,7 @@ pub use telemetry::Sink;
 
 use crate::{
     app,
-    config::{self, ReadOptions},
+    config::{self, ReadOptions, RulesSource},
     engine::{decision::Policy, headers::HeaderNames, rules::OnStoreFailure},
     service::{
         certificates,
@@ -76,6 +77,8 @@ pub struct Serve {
     runtime: Runtime,
     #[command(flatten)]
     xds: xds::Xds,
+    #[command(flatten)]
+    reload: reload::Reload,
     #[command(flatten)]
     decide: Decide,
     #[command(flatten)]
@@ -286,17 +289,6 @@ struct Process {
     log_format: logging::Format,
 }
 
-/// Where rules are, and how to read them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RulesSource {
-    /// File or folder; `None` is an empty configuration.
-    pub path: Option<PathBuf>,
-    /// How to read it.
-    pub read: ReadOptions,
-    /// How to compile it.
-    pub compile: config::Options,
-}
-
 /// Where to listen for gRPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrpcAddress {
@@ -342,10 +334,16 @@ impl Serve {
         self.xds.config(self.rules.as_ref(), self.compile())
     }
 
-    /// Listen before the first rules have come from a management server.
+    /// Whether to serve before there are rules.
     #[must_use]
     pub fn starts_without_rules(&self) -> bool {
-        self.xds.starts_without_rules()
+        self.reload.starts_without_rules()
+    }
+
+    /// What to do when rules in files change.
+    #[must_use]
+    pub fn reload(&self) -> crate::reload::Config {
+        self.reload.config(self.compat)
     }
 
     fn compile(&self) -> config::Options {
@@ -486,6 +484,7 @@ impl Serve {
             unknown_code: self.store.unknown_code(),
             debug_profile: self.telemetry.debug_profile(),
             tracer: None,
+            needs_domain: self.reload.needs_domain(),
             drain_delay: self.process.drain_delay,
             drain_timeout: self.process.drain_timeout,
         })

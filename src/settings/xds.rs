@@ -35,10 +35,6 @@ pub(super) struct Xds {
     #[arg(long, env = "CONFIG_GRPC_XDS_SERVER_URL", value_name = "HOST:PORT", default_value = "localhost:18000",
           value_parser = Address::parse)]
     xds_server_url: Address,
-    /// Listen before the first rules have come
-    #[arg(long, env = "FORCE_START_WITHOUT_INITIAL_CONFIG", num_args = 0..=1, default_missing_value = "true",
-          default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
-    start_without_rules: bool,
     /// What this process is called there
     #[arg(
         long,
@@ -164,11 +160,6 @@ impl Xds {
             },
             compile,
         }))
-    }
-
-    /// Listen before the first rules have come.
-    pub(super) fn starts_without_rules(&self) -> bool {
-        self.start_without_rules
     }
 
     fn tls(&self) -> Option<Tls> {

@@ -25,9 +25,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "limiter.rs",
         &["engine", "clock", "storage", "telemetry", "trace"],
     ),
-    ("rulebook.rs", &["engine", "clock", "limiter"]),
+    ("aside.rs", &[]),
+    ("rulebook.rs", &["engine", "clock", "limiter", "aside"]),
     ("watch.rs", &[]),
     ("xds", &["xds", "config", "proto", "rulebook", "watch"]),
+    ("reload.rs", &["config", "rulebook", "watch", "aside"]),
     (
         "service",
         &[

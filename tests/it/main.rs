@@ -16,6 +16,7 @@ mod packaging;
 mod pki;
 mod process;
 mod redis;
+mod reload;
 mod rules;
 mod ruletest;
 mod schema;

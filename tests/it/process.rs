@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream, ToSocketAddrs},
     os::unix::fs::symlink,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -22,7 +23,10 @@ pub(crate) struct Server {
     pub(crate) http: SocketAddr,
     /// What it said until it listened.
     said: Vec<String>,
-    _rules: TempDir,
+    /// What it has said on standard error, where that is piped.
+    log: Arc<Mutex<String>>,
+    /// Where its rules are, if that is nobody else's.
+    rules: Option<TempDir>,
 }
 
 impl Server {
@@ -36,15 +40,11 @@ impl Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.yaml");
         fs::write(&file, rules).expect("a writable folder");
-        let mut program = Command::new(env!("CARGO_BIN_EXE_ratekeeper"));
-        program
-            .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr"])
-            .args(["127.0.0.1:0", "--log-level", "error", "--rules"])
-            .arg(&file)
-            .args(flags)
-            .env_clear();
-        more(&mut program);
-        Self::spawn(program, folder)
+        let mut command = serve();
+        command.args(["--log-level", "error", "--rules"]).arg(&file);
+        command.args(flags);
+        more(&mut command);
+        Self::with_rules(&mut command, folder)
     }
 
     /// Starts it under the reference's name, with these rules and variables.
@@ -67,14 +67,30 @@ impl Server {
             .envs([("DEBUG_PORT", "0"), ("BACKEND_TYPE", "memory")])
             .envs([("LOG_LEVEL", "error"), ("USE_STATSD", "false")])
             .envs(variables.iter().copied());
-        Self::spawn(program, folder)
+        Self::with_rules(&mut program, folder)
     }
 
-    fn spawn(mut program: Command, rules: TempDir) -> Self {
-        let mut child = program
+    fn with_rules(command: &mut Command, rules: TempDir) -> Self {
+        let mut server = Self::run(command);
+        server.rules = Some(rules);
+        server
+    }
+
+    /// Starts it as `command` says (see [`serve`]).
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        if let Some(errors) = child.stderr.take() {
+            let log = Arc::clone(&log);
+            thread::spawn(move || {
+                for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                    *log.lock().expect("nobody panics") += &(line + "\n");
+                }
+            });
+        }
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut said = vec![];
         let grpc = address(&mut lines, "gRPC listens on ", &mut said);
@@ -86,7 +102,8 @@ impl Server {
             grpc,
             http,
             said,
-            _rules: rules,
+            log,
+            rules: None,
         }
     }
 
@@ -96,6 +113,18 @@ impl Server {
         let mut found = self.said.iter().filter_map(|it| it.strip_prefix(&prefix));
         let address = found.next().unwrap_or_else(|| panic!("{:?}", self.said));
         address.parse().expect("an address")
+    }
+
+    /// What it has said on standard error until now, where that is piped.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("nobody panics").clone()
+    }
+
+    /// Sends it a signal: `TERM`, `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill works");
     }
 
     /// Bytes of memory that it uses now.
@@ -115,9 +144,12 @@ impl Server {
 
     /// Asks it to end; `None` when it has not within `patience`.
     pub(crate) fn end(mut self, patience: Duration) -> Option<ExitStatus> {
-        let id = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(asked.is_ok_and(|status| status.success()), "kill works");
+        self.signal("TERM");
+        self.ended(patience)
+    }
+
+    /// Waits for its end; `None` when that has not come within `patience`.
+    pub(crate) fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("our own child") {
@@ -127,6 +159,16 @@ impl Server {
         }
         None
     }
+}
+
+/// `ratekeeper serve` on ports of its own, in an empty environment.
+pub(crate) fn serve() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ratekeeper"));
+    command
+        .args(["serve", "--grpc-addr", "127.0.0.1:0"])
+        .args(["--http-addr", "127.0.0.1:0"])
+        .env_clear();
+    command
 }
 
 impl Drop for Server {

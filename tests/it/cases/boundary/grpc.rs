@@ -100,6 +100,7 @@ fn config(case: &Case) -> anyhow::Result<Config> {
         unknown_code: false,
         debug_profile: false,
         tracer: None,
+        needs_domain: false,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     })
