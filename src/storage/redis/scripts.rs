@@ -12,19 +12,22 @@ pub(super) enum Script {
     Together,
     /// [`COUNTERS`].
     Counters,
+    /// [`CHARGES`].
+    Charges,
 }
 
 /// Scripts as a node knows them.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
     /// By which hash it runs each; `None` where it has to be told the text.
-    hashes: Option<[String; 3]>,
+    hashes: Option<[String; 4]>,
 }
 
-const ALL: [(Script, &str); 3] = [
+const ALL: [(Script, &str); 4] = [
     (Script::GiveBack, GIVE_BACK),
     (Script::Together, TOGETHER),
     (Script::Counters, COUNTERS),
+    (Script::Charges, CHARGES),
 ];
 
 // === impl Scripts ===
@@ -88,6 +91,17 @@ return after";
 /// [`Numbers`]: crate::engine::algorithm::elsewhere::Numbers
 /// [`Stored`]: crate::engine::algorithm::elsewhere::Stored
 pub(super) const COUNTERS: &str = include_str!("counters.lua");
+
+/// Charges sliding windows and buckets, `KEYS`, without lockout or warm-up, as
+/// [`COUNTERS`] would with `each`. That is most of what scripts count, and
+/// nearly all of what a charge costs there is tables and strings, not
+/// arithmetic; so these have a script that makes none. States are the same, but
+/// with a sixth number, until when the key lives: as long as that is enough,
+/// only what has changed is written (`SETRANGE`), at half the cost of a `SET`
+/// with a time to live. `ARGV[1]` and the reply: see [`charges`].
+///
+/// [`charges`]: super::charges
+pub(super) const CHARGES: &str = include_str!("charges.lua");
 
 /// Counts on all of `KEYS` or, if the request is refused, on none (`nothing`)
 /// or on those over their limit (`still`). `ARGV[1]` is which, `ARGV[2]` is

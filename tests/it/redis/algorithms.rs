@@ -155,7 +155,12 @@ async fn ask(limiter: &Limiter, asked: &Asked<'_>) -> Vec<Status> {
         .map(|(e, hits)| (e.as_slice(), *hits))
         .collect();
     let answer = ask_for(limiter, &asked, None, None).await;
-    answer.expect("an answer").decision.statuses.into_vec()
+    let mut statuses = answer.expect("an answer").decision.statuses.into_vec();
+    for status in &mut statuses {
+        // Memory has no need to remember what is over.
+        status.tally.known_over = 0;
+    }
+    statuses
 }
 
 /// Many counters of each kind, each with a life of its own.
