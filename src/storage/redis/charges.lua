@@ -1,7 +1,7 @@
--- Sliding windows and buckets that are only charged, by the numbers in ARGV[1]:
--- of each key's limit, then of each key its charges; see charges.rs. The states
--- and the arithmetic are those of counters.lua; here they are in local numbers,
--- since tables and calls are what a run costs.
+-- Charges windows and buckets, KEYS, by the numbers in ARGV[1]: those of each
+-- limit, then of each key its charges; see charges.rs. States and arithmetic are
+-- those of counters.lua; here they are in local numbers, since tables, strings
+-- and calls are what a run costs.
 local call, pack, unpack_state = redis.call, struct.pack, struct.unpack
 local ONE, SECOND, SLACK, AHEAD = 1036800, 1000000, 5000000, 10000000
 -- How long a state is, and one that says nothing.
@@ -26,40 +26,56 @@ local function muldiv(a, b, w)
   return q, r > 0
 end
 
--- Each takes a state, where its limit is in N, and its charges, from N[i] to
--- N[last]: when, and how many hits. Hits given back have a minus.
+-- Each takes a state, the place of its limit in N, above which count that is
+-- over, and charges, from N[i] to N[last]: when, and how many hits; those given
+-- back have a minus. It returns the new state, from when on that says nothing
+-- any more, and whether the last charge was over.
 
-local function window(a, b, c, limit, i, last)
-  local full, tick, length, start = N[limit + 1], N[limit + 3], N[limit + 4], N[limit + 5]
-  local micros = tick * length
+local function fixed(a, b, c, limit, most, i, last)
+  local start, ahead = N[limit + 5] / SECOND, N[limit + 3] * N[limit + 4]
+  if ahead < AHEAD then ahead = AHEAD end
+  if b < start or b > start + ahead / SECOND then a, b = 0, start end
+  for i = i + 1, last, 2 do
+    a = a + N[i]
+    if a < 0 then a = 0 end
+  end
+  return a, b, c, N[limit + 6], a > most
+end
+
+local function sliding(a, b, c, limit, most, i, last)
+  local tick, length, start = N[limit + 3], N[limit + 4], N[limit + 5]
+  local micros, over = tick * length, false
   if a < start or a > start + (micros > AHEAD and micros or AHEAD) then
     if a + micros == start then b = c else b = 0 end
     a, c = start, 0
   end
   for i = i, last, 2 do
     local hits = N[i + 1]
+    over = false
     if hits < 0 then
       hits = -hits
       if hits > c then b = b > hits - c and b - (hits - c) or 0 end
       c = c > hits and c - hits or 0
-    elseif b + c + hits <= full then
-      -- Also if all of the last window were covered.
+    elseif b + c + hits <= most then
+      -- It fits even if all of the last window were covered.
       c = c + hits
-    elseif c + hits <= full then
+    else
       local elapsed = N[i] - a
       if elapsed < 0 then elapsed = 0 elseif elapsed > micros then elapsed = micros end
       local covered, more = muldiv(length - (elapsed - elapsed % tick) / tick, b, length)
       if more then covered = covered + 1 end
-      if covered + c + hits <= full then c = c + hits end
+      over = covered + c + hits > most
+      if not over then c = c + hits end
     end
   end
-  return a, b, c
+  return a, b, c, a + 2 * micros, over
 end
 
-local function bucket(a, b, limit, i, last)
-  local most, rate, tick, length = N[limit + 1] * ONE, N[limit + 2] * ONE, N[limit + 3], N[limit + 4]
-  local micros = tick * length
+local function bucket(a, b, c, limit, most, i, last)
+  local rate, tick, length = N[limit + 2] * ONE, N[limit + 3], N[limit + 4]
+  local micros, over = tick * length, false
   local ahead = micros > AHEAD and micros or AHEAD
+  most = most * ONE
   for i = i, last, 2 do
     local now, hits = N[i], N[i + 1] * ONE
     -- Written by a clock that was wrong.
@@ -78,71 +94,98 @@ local function bucket(a, b, limit, i, last)
       if level > 0 then when = now - rest else level, when = 0, now end
     end
     level = level + hits
+    over = hits >= 0 and level > most
     if hits < 0 then
       a, b = level > 0 and level or 0, when
-    elseif hits > 0 and level <= most then
+    elseif hits > 0 and not over then
       a, b = level, when
     end
   end
-  return a, b
+  return a, b, c, b + a / (rate > 0 and rate or ONE) * micros + SECOND, over
 end
 
-local function live(key, expires, now, a, b, c, first, more)
-  local lives = expires - now
-  if lives < 0 then lives = 0 elseif lives > 1e17 then lives = 1e17 end
-  lives = lives + more + SLACK
-  lives = lives - lives % 1000 + 1000
-  call('SET', key, pack('<dddddd', a, b, c, 0, first, now + lives), 'PX', lives / 1000)
+local steps = {fixed, sliding, bucket}
+
+-- How many hits there are of a limit that has begun low.
+local function grown(limit, first, now)
+  local full, from, over = N[limit + 1], N[limit + 8], N[limit + 9]
+  local elapsed = now - first
+  if first == 0 or elapsed < 0 then elapsed = 0 end
+  elapsed = (elapsed - elapsed % SECOND) / SECOND
+  if elapsed >= over or from >= full then return full end
+  return from + (muldiv(elapsed, full - from, over))
+end
+
+-- The same, where being over may lock, or the limit grows, or it is locked.
+local function guarded(step, a, b, c, locked, first, limit, i, last)
+  local most, lockout, grows, ends = N[limit + 1], N[limit + 7], N[limit + 8] >= 0, 0
+  for i = i, last, 2 do
+    local now, hits, over = N[i], N[i + 1], false
+    if grows then
+      if first == 0 and hits > 0 then first = now end
+      most = grown(limit, first, now)
+    end
+    if now >= locked then
+      if locked > 0 then a, b, c, locked = 0, 0, 0, 0 end
+      a, b, c, ends, over = step(a, b, c, limit, most, i, i + 1)
+      if over and hits > 0 and lockout > 0 then a, b, c, locked = 0, 0, 0, now + lockout end
+    end
+  end
+  if locked > ends then ends = locked end
+  if grows and first > 0 then
+    -- It is new again if it has not been seen for so long.
+    local warm = N[last - 1] + N[limit + 9] * SECOND
+    if warm > ends then ends = warm end
+  end
+  return a, b, c, ends, locked, first
 end
 
 local stored = call('MGET', unpack(KEYS))
 local at = N[1]
 for place = 1, #KEYS do
-  local key, state, limit, last = KEYS[place], stored[place], N[at], at + 2 * N[at + 1]
-  local i = at + 2
-  at = last + 2
-  last = last + 1
-  local a, b, c, locked, first, kept = 0, 0, 0, 0, 0, 0
-  if state then
+  local state, limit, i = stored[place], N[at], at + 2
+  local last = i + 2 * N[at + 1] - 1
+  at = last + 1
+  local a0, b0, c0, locked0, first0, kept = 0, 0, 0, 0, 0, 0
+  if not state then
+    stored[place] = NONE
+  else
     if #state < LENGTH then
+      -- Written by counters.lua, which does not tell how long it is kept.
       state = state .. REST
       stored[place] = state
     end
-    a, b, c, locked, first, kept = unpack_state('<dddddd', state)
+    a0, b0, c0, locked0, first0, kept = unpack_state('<dddddd', state)
+  end
+
+  local kind, grows = N[limit], N[limit + 8] >= 0
+  local locked, first, a, b, c, ends = locked0, first0
+  if locked > 0 or grows or N[limit + 7] > 0 then
+    a, b, c, ends, locked, first = guarded(steps[kind], a0, b0, c0, locked, first, limit, i, last)
   else
-    stored[place] = NONE
+    a, b, c, ends = steps[kind](a0, b0, c0, limit, N[limit + 1], i, last)
   end
-  local was_locked = locked > 0
-  if was_locked then
-    -- By rules that are no more.
-    while i < last and N[i] < locked do i = i + 2 end
-    if i < last then a, b, c, locked = 0, 0, 0, 0 end
-  end
-  if locked == 0 then
-    local now = N[last - 1]
-    if N[limit] == 0 then
-      local start, before, count = window(a, b, c, limit, i, last)
-      if state and start == a and not was_locked then
-        if before ~= b then
-          call('SETRANGE', key, '8', pack('<dd', before, count))
-        elseif count ~= c then
-          call('SETRANGE', key, '16', pack('<d', count))
-        end
-      elseif state or before + count > 0 then
-        live(key, start + 2 * N[limit + 3] * N[limit + 4], now, start, before, count, first, 0)
-      end
+
+  local same = a == a0 and b == b0 and c == c0
+  local same_guards = locked == locked0 and first == first0
+  if not same or not same_guards or (grows and first > 0) then
+    local key, now = KEYS[place], N[last - 1]
+    if kept < ends + SLACK then
+      -- A moving end is told now and then only.
+      local more = grows and SLACK or kind == 3 and N[limit + 3] * N[limit + 4] or 0
+      local lives = ends - now
+      if lives < 0 then lives = 0 elseif lives > 1e17 then lives = 1e17 end
+      lives = lives + more + SLACK
+      lives = lives - lives % 1000 + 1000
+      call('SET', key, pack('<dddddd', a, b, c, locked, first, now + lives), 'PX', lives / 1000)
+    elseif not same_guards then
+      call('SETRANGE', key, '0', pack('<ddddd', a, b, c, locked, first))
+    elseif c == c0 then
+      if not same then call('SETRANGE', key, '0', pack('<dd', a, b)) end
+    elseif a == a0 and b == b0 then
+      call('SETRANGE', key, '16', pack('<d', c))
     else
-      local level, when = bucket(a, b, limit, i, last)
-      if level ~= a or when ~= b or was_locked then
-        local requests, micros = N[limit + 2], N[limit + 3] * N[limit + 4]
-        if requests == 0 then requests = 1 end
-        local expires = when + level / (requests * ONE) * micros + SECOND
-        if kept >= expires + SLACK and not was_locked then
-          call('SETRANGE', key, '0', pack('<dd', level, when))
-        else
-          live(key, expires, now, level, when, 0, first, micros)
-        end
-      end
+      call('SETRANGE', key, '0', pack('<ddd', a, b, c))
     end
   end
 end
