@@ -317,7 +317,7 @@ async fn what_is_written_in_place_is_kept_for_long_enough() {
                 (told, told_at) = (told + 1, now);
             }
             in_place += u32::from(calls.contains_key("setrange"));
-            let keys = server.command(&["KEYS", "*"]);
+            let keys = server.command(&["KEYS", &format!("*{key}*")]);
             let name = keys.lines().next().expect("a key");
             let lives = server.command(&["PTTL", name]);
             let lives: u64 = lives.trim().parse().expect("a time to live");
