@@ -3,7 +3,8 @@
 //! `cargo bench --bench algorithms`: the time of a decision in the engine and
 //! with the memory store, the memory of a counter, and, where there is a
 //! `redis-server`, its CPU time for a decision: each beside a plain fixed
-//! window, in the same run. `-- --plot FILE` draws what each admits instead.
+//! window, in the same run. `-- --redis` measures Redis alone; `-- --plot FILE`
+//! draws what each admits instead.
 
 use std::{
     fmt::Write as _,
@@ -89,6 +90,10 @@ fn main() {
     }
     // `cargo test --benches` only wants to see that it runs.
     let real = arguments.iter().any(|argument| argument == "--bench");
+    if arguments.iter().any(|argument| argument == "--redis") {
+        in_redis();
+        return;
+    }
     let rounds = if real { 2_000_000 } else { 100 };
     println!("| limit | engine, ns | × | memory store, ns | × | bytes per counter |");
     println!("|---|---|---|---|---|---|");

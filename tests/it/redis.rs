@@ -25,7 +25,7 @@ use ratekeeper::{
         descriptor::{Descriptor, Entry, Hits, Request},
         key::HashSeed,
         limit::Limit,
-        rules::OnStoreFailure,
+        rules::{OnStoreFailure, RuleSet},
     },
     limiter::{Answer, LimitError, Limiter},
     storage::{
@@ -90,13 +90,16 @@ pub(crate) fn limiter_over(rules: &str, store: RedisStore, failure: OnStoreFailu
 /// A limiter with these rules that goes by this clock.
 pub(crate) fn limiter_at(rules: &str, clock: Clock, store: AnyStore, ladder: Ladder) -> Limiter {
     let limiter = Limiter::new(clock, store, ladder, Policy::default(), ChargeMode::Always);
+    limiter.set_rules(compile(rules));
+    limiter
+}
+
+pub(crate) fn compile(rules: &str) -> RuleSet {
     let source = SourceFile {
         name: "rules.yaml".into(),
         bytes: rules.as_bytes().to_vec(),
     };
-    let rules = config::compile(&[source], &Options::default());
-    limiter.set_rules(rules.expect("good rules"));
-    limiter
+    config::compile(&[source], &Options::default()).expect("good rules")
 }
 
 pub(crate) fn memory_store() -> MemoryStore {

@@ -13,7 +13,10 @@ use hashbrown::HashTable;
 use redis::{ServerError, Value};
 use smallvec::SmallVec;
 
-use super::scripts::{Script, Scripts};
+use super::{
+    charges::{Charge, Charges},
+    scripts::{Script, Scripts},
+};
 use crate::engine::{
     algorithm::{
         Observation, counter,
@@ -164,6 +167,7 @@ enum Command {
     Together {
         items: SmallVec<[usize; 1]>,
     },
+    Charges(Charges),
     Asking,
 }
 
@@ -205,6 +209,8 @@ pub(super) trait Advice {
 
 /// Stands for the key of a run of several counters; no key has this hash.
 const ANY_KEY: u128 = 0;
+/// The same for a run of [`Charges`].
+const ANY_CHARGE: u128 = 1;
 /// Charges that share a script's run.
 const MOST_SHARING: usize = 64;
 /// A count that Redis can still tell.
@@ -371,6 +377,11 @@ impl<T> Flush<T> {
                 self.push(asking, |item| Command::GiveBack { item })
             }
             Work::Together(together) => {
+                if let ([part], Mode::Each) = (&*together.parts, together.mode)
+                    && let Some(charge) = Charge::of(part)
+                {
+                    return self.place_charge(index, charge, open, advice.is_one_slot());
+                }
                 let alone = match &*together.parts {
                     // One command for all of them, where all keys are together.
                     [_] if together.mode == Mode::Each && !asking && advice.is_one_slot() => {
@@ -392,6 +403,9 @@ impl<T> Flush<T> {
                     open.remove(part.key.hash);
                 }
                 open.remove(ANY_KEY);
+                if alone.is_none() {
+                    open.remove(ANY_CHARGE);
+                }
                 let place = self.push(asking, |item| Command::Together {
                     items: SmallVec::from_slice(&[item]),
                 });
@@ -401,6 +415,37 @@ impl<T> Flush<T> {
                 place
             }
         }
+    }
+
+    /// The command that a charge is part of. It may pass one of the same counter
+    /// that another script counts; but then the rules are being replaced.
+    fn place_charge(
+        &mut self,
+        index: usize,
+        charge: Charge,
+        open: &mut Open,
+        is_one_slot: bool,
+    ) -> usize {
+        let asking = self.items[index].asking;
+        let run = if is_one_slot {
+            ANY_CHARGE
+        } else {
+            charge.hash()
+        };
+        if !asking
+            && let Some(place) = open.get(run)
+            && let Command::Charges(charges) = &mut self.commands[place]
+            && let Some(offset) = charges.join(index, charge)
+        {
+            self.offsets[index] = offset;
+            return place;
+        }
+        open.remove(run);
+        let place = self.push(asking, |item| Command::Charges(Charges::new(item, charge)));
+        if !asking {
+            open.insert(run, place);
+        }
+        place
     }
 
     fn push(&mut self, asking: bool, command: impl FnOnce(usize) -> Command) -> usize {
@@ -479,16 +524,29 @@ impl<T> Flush<T> {
                     .collect();
                 write_together(&together, news, scripts, pipeline);
             }
+            Command::Charges(charges) => {
+                let keys = charges.keys();
+                let command = scripts.run(Script::Charges, keys.len(), pipeline);
+                for item in keys {
+                    command.arg(&*self.key(item).bytes);
+                }
+                command.arg(charges.text(&self.parts(charges.items())));
+            }
         }
+    }
+
+    /// The counters of some items, in order.
+    fn parts(&self, items: impl Iterator<Item = usize>) -> SmallVec<[&Part; 4]> {
+        let parts = items.flat_map(|item| match &self.items[item].work {
+            Work::Together(together) => &*together.parts,
+            Work::Take(..) | Work::GiveBack(..) => &[],
+        });
+        parts.collect()
     }
 
     /// What the counters of a command have seen, in order.
     fn sights(&self, items: &[usize], reply: Option<Value>) -> Result<Vec<Seen>, Refused> {
-        let parts = items.iter().flat_map(|&item| match &self.items[item].work {
-            Work::Together(together) => &*together.parts,
-            Work::Take(..) | Work::GiveBack(..) => &[],
-        });
-        let parts: SmallVec<[&Part; 4]> = parts.collect();
+        let parts = self.parts(items.iter().copied());
         if parts.iter().any(|part| part.special.is_some()) {
             special_sights(reply, &parts)
         } else {
@@ -514,9 +572,15 @@ impl<T> Flush<T> {
         let mut together: Vec<Option<Result<Vec<Seen>, Refused>>> = vec![];
         together.resize_with(self.commands.len(), || None);
         for (command, place) in self.commands.iter().zip(0..) {
-            if let Command::Together { items } = command {
-                let reply: Option<Value> = replies[place].take();
-                together[place] = Some(self.sights(items, reply));
+            match command {
+                Command::Together { items } => {
+                    together[place] = Some(self.sights(items, replies[place].take()));
+                }
+                Command::Charges(charges) => {
+                    let parts = self.parts(charges.items());
+                    together[place] = Some(charges.sights(replies[place].take(), &parts));
+                }
+                _ => {}
             }
         }
         for (command, reply) in self.commands.iter().zip(&mut replies) {

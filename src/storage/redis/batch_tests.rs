@@ -80,7 +80,7 @@ fn run(flush: &Flush<usize>, counts: &mut HashMap<u128, i64>) -> Vec<Value> {
             *count = after.max(0);
             Value::Int(after)
         }
-        Command::Together { .. } => Value::Nil,
+        Command::Together { .. } | Command::Charges(_) => Value::Nil,
     };
     flush.commands.iter().map(reply).collect()
 }

@@ -200,6 +200,7 @@ function step.l(p, s, hits, back, most)
       local last = log[#log]
       local taken = min(last[2], hits)
       hits, last[2] = hits - taken, last[2] - taken
+      s.touched = true
       if last[2] == 0 then log[#log] = nil end
     end
     return false
@@ -310,7 +311,7 @@ local function charge(p, s, hits, back, counted)
     return over, {counted, before, after, known and 1 or 0}
   end
   local old = s.text
-  local a, b, c, locked, first = s.a, s.b, s.c, s.locked, s.first
+  local a, b, c, locked, first, log = s.a, s.b, s.c, s.locked, s.first, s.log
   local m = most(p, s, hits, back)
   local over
   if p.now < locked then
@@ -323,7 +324,10 @@ local function charge(p, s, hits, back, counted)
     over = step[p.kind](p, s, hits, back, m) and not back
     if over and hits > 0 then lock(p, s) end
   end
-  if s.log or s.a ~= a or s.b ~= b or s.c ~= c or s.locked ~= locked or s.first ~= first then s.text = write(s) end
+  -- A log that is only looked at is not written anew.
+  if s.log ~= log or s.touched or s.a ~= a or s.b ~= b or s.c ~= c or s.locked ~= locked or s.first ~= first then
+    s.text, s.touched = write(s), false
+  end
   return over, {counted, old}
 end
 

@@ -2,16 +2,18 @@
 //!
 //! In reading order: [`address`] says where a store is, [`connect`] gets
 //! there, [`slots`] knows which node has a key; [`key`] writes keys; `batch`
-//! makes commands of charges and answers of replies; `lane` sends one batch
-//! after the other to one node; `backend` has the lanes of one store and
-//! watches it; `known_over` refuses without asking, `lease` admits without
-//! asking; `owed` remembers what is to be counted later; `ticket` is a call's
-//! wait; `together` charges several counters as one. This file puts them
+//! makes commands of charges and answers of replies, `charges` does so for
+//! windows and buckets; `lane` sends one batch after the other to one node;
+//! `backend` has the lanes of one store and watches it; `known_over` refuses
+//! without asking, `lease` admits without asking; `owed` remembers what is to
+//! be counted later; `ticket` is a call's wait; `together` charges several
+//! counters as one. This file puts them
 //! together.
 
 pub mod address;
 mod backend;
 mod batch;
+mod charges;
 pub mod connect;
 mod first_seen;
 pub mod key;

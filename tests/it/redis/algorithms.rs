@@ -13,7 +13,7 @@ use ratekeeper::{
 };
 
 use super::{
-    ask_for, connected, limiter_at,
+    ask_for, compile, connected, limiter_at,
     servers::{Cluster, Server},
     settings,
 };
@@ -155,7 +155,12 @@ async fn ask(limiter: &Limiter, asked: &Asked<'_>) -> Vec<Status> {
         .map(|(e, hits)| (e.as_slice(), *hits))
         .collect();
     let answer = ask_for(limiter, &asked, None, None).await;
-    answer.expect("an answer").decision.statuses.into_vec()
+    let mut statuses = answer.expect("an answer").decision.statuses.into_vec();
+    for status in &mut statuses {
+        // Memory has no need to remember what is over.
+        status.tally.known_over = 0;
+    }
+    statuses
 }
 
 /// Many counters of each kind, each with a life of its own.
@@ -216,6 +221,41 @@ async fn together(config: &Config, requests: u64, charge: &str) {
     }
 }
 
+/// One script after the other counts on the same counters, and rules come and
+/// go meanwhile.
+async fn in_turns(config: &Config, requests: u64) {
+    let twins = Twins::new(config, "always").await;
+    let mut random = Random(0x5eed_0003);
+    let mut now = 1_800_000_000_000_000_000;
+    let fewer = [", lockout: 13s", ", lockout: 2h", ", lockout: 30s"];
+    let unguarded = fewer
+        .iter()
+        .fold(RULES.to_owned(), |rules, part| rules.replace(part, ""));
+    let guarded = RULES.replace("burst: 3", "burst: 3, lockout: 3s").replace(
+        "window: 10s, algorithm: sliding_window",
+        "window: 10s, algorithm: sliding_window, lockout: 3s, warm_up: {from: 1, over: 9s}",
+    );
+    for request in 0..requests {
+        if random.below(4) == 0 {
+            let charge = *random.of(&["always", "all_or_nothing"]);
+            let rules = random
+                .of(&[RULES, &unguarded, &guarded])
+                .replace("CHARGE", charge);
+            twins.redis.set_rules(compile(&rules));
+            twins.memory.set_rules(compile(&rules));
+        }
+        now += random.wait() / 4;
+        twins.clock.set(Timestamp::from_nanos(now));
+        let key = *random.of(&KEYS);
+        let mut entries = vec![(key, "x")];
+        entries.extend(further(key, &mut random));
+        let asked: Asked<'_> = vec![(entries, random.hits())];
+        let got = ask(&twins.redis, &asked).await;
+        let expected = ask(&twins.memory, &asked).await;
+        assert_eq!(got, expected, "{asked:?} at {now}, request {request}");
+    }
+}
+
 #[tokio::test]
 async fn each_answers_as_in_memory() {
     let server = Server::plain();
@@ -244,6 +284,50 @@ async fn several_are_charged_together_as_in_memory() {
 async fn several_are_charged_one_by_one_as_in_memory() {
     let server = Server::plain();
     together(&settings(&server.address()), 4_000, "always").await;
+}
+
+#[tokio::test]
+async fn scripts_keep_the_same_states() {
+    let server = Server::plain();
+    in_turns(&settings(&server.address()), 10_000).await;
+}
+
+/// A counter is kept for as long as it says anything, though not every charge
+/// gives it a time to live.
+#[tokio::test]
+async fn what_is_written_in_place_is_kept_for_long_enough() {
+    let server = Server::plain();
+    let twins = Twins::new(&settings(&server.address()), "always").await;
+    for (key, longest) in [
+        ("tokens", 22),
+        ("queue", 11),
+        ("sliding", 26),
+        ("locked", 20),
+    ] {
+        let asked: Asked<'_> = vec![(vec![(key, "x")], Hits::Take(1))];
+        let (mut now, mut told_at) = (1_800_000_000_000, 0);
+        let (mut told, mut in_place) = (0, 0);
+        for _ in 0..25 {
+            now += 400;
+            twins.clock.set(Timestamp::from_nanos(now * 1_000_000));
+            server.command(&["CONFIG", "RESETSTAT"]);
+            ask(&twins.redis, &asked).await;
+            let calls = server.calls();
+            if calls.contains_key("set") {
+                (told, told_at) = (told + 1, now);
+            }
+            in_place += u32::from(calls.contains_key("setrange"));
+            let keys = server.command(&["KEYS", &format!("*{key}*")]);
+            let name = keys.lines().next().expect("a key");
+            let lives = server.command(&["PTTL", name]);
+            let lives: u64 = lives.trim().parse().expect("a time to live");
+            assert!(lives <= longest * 1_000, "{key}: {lives}");
+            // Redis' own clock nearly stands still beside the other.
+            assert!(lives - (now - told_at) > 4_000, "{key}: {lives}");
+        }
+        assert!(told < in_place, "{key}: {told} {in_place}");
+        server.command(&["FLUSHALL"]);
+    }
 }
 
 /// Somebody may flush the scripts that a node knows.
