@@ -10,3 +10,4 @@ mod providers;
 mod restarts;
 mod shipped;
 mod tls;
+mod traffic;

@@ -1,23 +1,18 @@
 //! Between Envoy and ratekeeper: TLS with certificates on both sides, and
 //! connections that come to an end.
 
-use std::{
-    fs,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
-use super::lab::{Lab, Setup, Tally, header, limit};
+use super::{
+    lab::{Lab, Setup, header, limit},
+    traffic::Traffic,
+};
 use crate::{
     pki::{Authority, Secret},
-    support::{Client, wait_for},
+    support::wait_for,
     tls::peer::Caller,
 };
 
@@ -61,10 +56,20 @@ async fn lab(flags: &[&str], cluster: impl FnOnce(&mut Value)) -> anyhow::Result
     Lab::start_with(&setup, cluster).await
 }
 
-/// With TLS, and a new connection every few requests.
-async fn encrypted(flags: &[&str], secret: &Secret) -> anyhow::Result<Lab> {
-    let transport_socket = transport_socket(secret)?;
-    lab(flags, |cluster| {
+/// With TLS by these files on both sides, and a new connection every few
+/// requests.
+async fn encrypted(ours: &Secret, theirs: &Secret) -> anyhow::Result<Lab> {
+    let transport_socket = transport_socket(theirs)?;
+    let flag = |name: &str, file: &str| format!("--{name}={}", ours.text(file));
+    let flags = [
+        "--grpc-tls".to_owned(),
+        flag("grpc-tls-cert", "tls.crt"),
+        flag("grpc-tls-key", "tls.key"),
+        flag("grpc-client-ca", "ca.crt"),
+        format!("--grpc-client-san={ENVOY}"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    lab(&flags, |cluster| {
         cluster["transport_socket"] = transport_socket;
         let options = &mut cluster["typed_extension_protocol_options"];
         options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["common_http_protocol_options"] =
@@ -73,90 +78,12 @@ async fn encrypted(flags: &[&str], secret: &Secret) -> anyhow::Result<Lab> {
     .await
 }
 
-/// Requests that go on until they are stopped.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    senders: JoinSet<anyhow::Result<()>>,
-}
-
-impl Traffic {
-    async fn start(lab: &Lab) -> anyhow::Result<Self> {
-        let mut traffic = Self {
-            stop: Arc::default(),
-            sent: Arc::default(),
-            senders: JoinSet::new(),
-        };
-        for _ in 0..8 {
-            let client = lab.client().await?;
-            let (stop, sent) = (Arc::clone(&traffic.stop), Arc::clone(&traffic.sent));
-            traffic.senders.spawn(send_until(client, stop, sent));
-        }
-        Ok(traffic)
-    }
-
-    /// Waits for so many more.
-    async fn more(&self, number: u64) -> anyhow::Result<()> {
-        let enough = self.sent.load(Ordering::Relaxed) + number;
-        wait_for("requests", async || {
-            (self.sent.load(Ordering::Relaxed) >= enough).then_some(())
-        })
-        .await
-    }
-
-    /// Stops; each request was decided, and none was lost.
-    async fn end(mut self, lab: &Lab) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(sender) = self.senders.join_next().await {
-            sender??;
-        }
-        let ok = self.sent.load(Ordering::Relaxed);
-        let expected = Tally {
-            ok,
-            over_limit: 0,
-            error: 0,
-        };
-        let tally = lab.tally().await?;
-        ensure!(tally == expected, "{tally:?} of {ok}");
-        Ok(())
-    }
-}
-
-async fn send_until(
-    client: Client,
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-) -> anyhow::Result<()> {
-    while !stop.load(Ordering::Relaxed) {
-        let answer = client.get("/", &[("x-user", b"any")]).await?;
-        ensure!(answer.status == 200, "{answer:?}");
-        sent.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn certificates_are_swapped_under_load() -> anyhow::Result<()> {
     let authority = Authority::new("a");
     let mut ours = Secret::new(&authority.issue(&[SERVICE]), &authority);
     let theirs = Secret::new(&authority.issue(&[ENVOY]), &authority);
-    let (cert, key, ca) = (
-        ours.text("tls.crt"),
-        ours.text("tls.key"),
-        ours.text("ca.crt"),
-    );
-    let flags = [
-        "--grpc-tls",
-        "--grpc-tls-cert",
-        &cert,
-        "--grpc-tls-key",
-        &key,
-        "--grpc-client-ca",
-        &ca,
-        "--grpc-client-san",
-        ENVOY,
-    ];
-    let lab = encrypted(&flags, &theirs).await?;
+    let lab = encrypted(&ours, &theirs).await?;
     let traffic = Traffic::start(&lab).await?;
     traffic.more(200).await?;
 
@@ -194,23 +121,7 @@ async fn an_envoy_without_the_right_name_is_refused() -> anyhow::Result<()> {
     let authority = Authority::new("a");
     let ours = Secret::new(&authority.issue(&[SERVICE]), &authority);
     let theirs = Secret::new(&authority.issue(&["other.mesh.example"]), &authority);
-    let (cert, key, ca) = (
-        ours.text("tls.crt"),
-        ours.text("tls.key"),
-        ours.text("ca.crt"),
-    );
-    let flags = [
-        "--grpc-tls=true",
-        "--grpc-tls-cert",
-        &cert,
-        "--grpc-tls-key",
-        &key,
-        "--grpc-client-ca",
-        &ca,
-        "--grpc-client-san",
-        ENVOY,
-    ];
-    let lab = encrypted(&flags, &theirs).await?;
+    let lab = encrypted(&ours, &theirs).await?;
     let client = lab.client().await?;
     // Envoy lets requests pass that nobody decides.
     let answer = client.get("/", &[("x-user", b"banned")]).await?;
