@@ -138,6 +138,25 @@ fn a_million_values_stay_below_the_bound() {
 }
 
 #[test]
+fn names_that_meet_are_one_statistic() {
+    let case = Case::new(10);
+    case.call("d", ("named", "a:b"), 0, 5, 0);
+    case.call("d", ("named", "a|b"), 0, 2, 0);
+    for domain in ["x:y", "x|y", "x|y"] {
+        case.call(domain, ("plain", "a"), 0, 1, 0);
+    }
+    let stats = reference::stats(&case.metrics, Timestamp::from_secs(0));
+    let told = |name: &str| {
+        let name = format!("ratelimit.service.rate_limit.{name}");
+        let found = stats.iter().filter(|stat| stat.name == name);
+        found.map(|stat| stat.value.clone()).collect::<Vec<_>>()
+    };
+    let counter = reference::Value::Counter;
+    assert_eq!(told("d.named_a_b.total_hits"), [counter(7)]);
+    assert_eq!(told("x_y.domain_not_found"), [counter(3)]);
+}
+
+#[test]
 fn unknown_domains_stay_below_their_bound() {
     let case = Case::new(1);
     for domain in 0..10_000 {
