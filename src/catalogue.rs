@@ -2,7 +2,7 @@
 //!
 //! `docs/metrics.md` lists the same; a test compares them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     engine::{
@@ -23,7 +23,7 @@ use crate::{
             CODES, Protocol,
             families::{Families, Labels, float},
             reference::{self, Stat},
-            series::Numbers,
+            series::{Numbers, OVERFLOW},
         },
         traces::Meter,
     },
@@ -386,14 +386,18 @@ impl Catalogue {
     fn series(&self, told: &mut Told<'_>) {
         let series = self.limiter().metrics().series();
         told.gauge("ratekeeper_metric_series", &[], float(series.len() as u64));
-        let overflowed = series.overflowed();
-        told.counter("ratekeeper_metric_series_overflow_total", &[], overflowed);
+        let mut overflowed = 0;
         for (name, numbers) in series.read(self.limiter().now()) {
             let labels = [("domain", &*name.domain), ("rule", &*name.path)];
             told.numbers(&labels, &numbers);
+            if *name.path == *OVERFLOW {
+                overflowed += numbers.decisions();
+            }
         }
+        told.counter("ratekeeper_metric_series_overflow_total", &[], overflowed);
         if let Some((rules, hit)) = self.limiter().rules_hit() {
-            hit.into_iter().for_each(|id| told.limits(&rules, id));
+            let hit = hit.into_iter().take(series.most());
+            told.limits(&limits_in_force(&rules, hit));
         }
     }
 
@@ -530,18 +534,10 @@ impl Told<'_> {
         self.gauge("ratekeeper_rule_utilization_ratio", labels, share);
     }
 
-    /// The limits of a rule.
-    fn limits(&mut self, rules: &RuleSet, id: RuleId) {
-        let (rule, path) = (rules.rule(id), rules.path_text(id));
-        let domain = rules.domain_of(id);
-        for limit in limits_of(rules, id, rule) {
-            let unit = match limit.window.multiplier() {
-                1 => limit.window.unit().name().to_owned(),
-                times => format!("{times} {}", limit.window.unit().name()),
-            };
-            let labels = [("domain", domain), ("rule", &*path), ("unit", &*unit)];
-            let requests = f64::from(limit.requests);
-            self.gauge("ratekeeper_rule_limit", &labels, requests);
+    fn limits(&mut self, limits: &LimitsInForce<'_>) {
+        for ((domain, rule, unit), requests) in limits {
+            let labels = [("domain", *domain), ("rule", rule), ("unit", unit)];
+            self.gauge("ratekeeper_rule_limit", &labels, f64::from(*requests));
         }
     }
 
@@ -609,6 +605,28 @@ impl Told<'_> {
             self.counter("ratekeeper_memory_full_total", &[("done", done)], count);
         }
     }
+}
+
+/// Domain, rule and unit of limits, and what they allow.
+type LimitsInForce<'r> = BTreeMap<(&'r str, String, String), u32>;
+
+/// The limits of these rules. Of those that are called the same, such as
+/// several of a rule for one unit, the least.
+fn limits_in_force(rules: &RuleSet, ids: impl Iterator<Item = RuleId>) -> LimitsInForce<'_> {
+    let mut limits = LimitsInForce::new();
+    for id in ids {
+        let (domain, path) = (rules.domain_of(id), rules.path_text(id));
+        for limit in limits_of(rules, id, rules.rule(id)) {
+            let unit = match limit.window.multiplier() {
+                1 => limit.window.unit().name().to_owned(),
+                times => format!("{times} {}", limit.window.unit().name()),
+            };
+            let requests = limits.entry((domain, path.clone(), unit));
+            let requests = requests.or_insert(limit.requests);
+            *requests = limit.requests.min(*requests);
+        }
+    }
+    limits
 }
 
 fn limits_of(rules: &RuleSet, id: RuleId, rule: &Rule) -> Vec<Limit> {

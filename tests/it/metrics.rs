@@ -96,6 +96,57 @@ fn our_own_metrics_tell_everything() {
 }
 
 #[test]
+fn what_is_beyond_the_bound_is_counted_each_time() {
+    let server = Server::start(RULES, &["--max-metric-series", "1"]);
+    ask(&server, "shop", &["user=ann"]);
+    for _ in 0..3 {
+        ask(&server, "shop", &["ip=10.0.0.1", "path=/login"]);
+    }
+    let told = text(server.http, "/metrics");
+    let beyond = r#"ratekeeper_decisions_total{domain="shop",rule="__overflow__",outcome="ok"} 3"#;
+    assert_lines(
+        &told,
+        &[beyond, "ratekeeper_metric_series_overflow_total 3"],
+    );
+    let limits = told.matches("\nratekeeper_rule_limit{").count();
+    assert_eq!(limits, 1, "{told}");
+}
+
+#[test]
+fn no_series_is_told_twice() {
+    let rules = "
+domain: shop
+descriptors:
+  - key: user
+    rate_limits:
+      - {requests_per_unit: 20, unit: minute}
+      - {requests_per_unit: 10, unit: minute, algorithm: token_bucket}
+  - {key: a.b, rate_limit: {requests_per_unit: 7, unit: minute}}
+  - key: a
+    descriptors: [{key: b, rate_limit: {requests_per_unit: 8, unit: minute}}]
+";
+    let server = Server::start(rules, &[]);
+    ask(&server, "shop", &["user=ann"]);
+    ask(&server, "shop", &["a.b=1"]);
+    ask(&server, "shop", &["a=1", "b=1"]);
+    let told = text(server.http, "/metrics");
+    let samples = told.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<&str> = samples
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+        .collect();
+    series.sort_unstable();
+    let all = series.len();
+    series.dedup();
+    assert_eq!(series.len(), all, "{told}");
+    for (rule, least) in [("user", 10), ("a.b", 7)] {
+        let line = format!(
+            r#"ratekeeper_rule_limit{{domain="shop",rule="{rule}",unit="minute"}} {least}"#
+        );
+        assert_lines(&told, &[&line]);
+    }
+}
+
+#[test]
 fn every_metric_of_the_catalogue_is_told_and_no_other() {
     let redis = Redis::plain();
     let patient = ["--store-timeout", "5s"];
