@@ -575,7 +575,8 @@ impl Told<'_> {
             &[store],
             float(stats.connections),
         );
-        let answered = stats.flushes.saturating_sub(stats.failures);
+        // Not all that were sent less those that failed: some are on their way.
+        let answered = stats.times.count();
         for (outcome, count) in [("ok", answered), ("error", stats.failures)] {
             let labels = [store, ("outcome", outcome)];
             self.counter("ratekeeper_store_calls_total", &labels, count);
@@ -644,6 +645,40 @@ fn limits_of(rules: &RuleSet, id: RuleId, rule: &Rule) -> Vec<Limit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counts::{Distribution, Histogram, LATENCIES, SIZES};
+
+    /// A counter that goes back looks like one that begins anew.
+    #[test]
+    fn a_write_that_is_on_its_way_is_not_counted_yet() {
+        let times = Histogram::new(LATENCIES);
+        times.record(70, 2);
+        let mut stats = BackendStats {
+            name: "main",
+            up: true,
+            connections: 1,
+            connects: 1,
+            disconnects: 0,
+            flushes: 3,
+            failures: 0,
+            commands: 3,
+            charges: 3,
+            sizes: Distribution::empty(SIZES),
+            times: times.read(),
+        };
+        for failures in [0, 1] {
+            stats.failures = failures;
+            let mut families = Families::default();
+            Told(&mut families).backend(&stats);
+            let told = families.to_text();
+            let calls = r#"ratekeeper_store_calls_total{store="main",outcome="#;
+            for line in [
+                format!("{calls}\"ok\"}} 2\n"),
+                format!("{calls}\"error\"}} {failures}\n"),
+            ] {
+                assert!(told.contains(&line), "{line}{told}");
+            }
+        }
+    }
 
     #[test]
     fn metrics_are_sorted_and_explained() {
