@@ -8,7 +8,15 @@ use std::{
 };
 
 use prost::Message as _;
-use ratekeeper::{catalogue::METRICS, proto::perftools::profiles::Profile};
+use ratekeeper::{
+    catalogue::METRICS,
+    proto::{
+        envoy::service::ratelimit::v3::{
+            RateLimitRequest, rate_limit_service_client::RateLimitServiceClient,
+        },
+        perftools::profiles::Profile,
+    },
+};
 use serde_json::json;
 
 use super::{
@@ -110,6 +118,24 @@ fn what_is_beyond_the_bound_is_counted_each_time() {
     );
     let limits = told.matches("\nratekeeper_rule_limit{").count();
     assert_eq!(limits, 1, "{told}");
+}
+
+#[tokio::test]
+async fn calls_that_there_is_no_room_for_are_counted() {
+    let redis = Redis::plain();
+    let store = redis.address();
+    let server = Server::start(RULES, &["--store", &store, "--max-buffered-bytes", "1"]);
+    let address = format!("http://{}", server.grpc);
+    let mut client = RateLimitServiceClient::connect(address).await.unwrap();
+    let request = RateLimitRequest {
+        domain: "shop".to_owned(),
+        ..RateLimitRequest::default()
+    };
+    let refused = client.should_rate_limit(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    let told = tokio::task::spawn_blocking(move || text(server.http, "/metrics")).await;
+    let line = r#"ratekeeper_requests_total{protocol="grpc",code="RESOURCE_EXHAUSTED"} 1"#;
+    assert_lines(&told.unwrap(), &[line]);
 }
 
 #[test]
