@@ -2,7 +2,7 @@
 //!
 //! `docs/metrics.md` lists the same; a test compares them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     engine::{
@@ -23,7 +23,7 @@ use crate::{
             CODES, Protocol,
             families::{Families, Labels, float},
             reference::{self, Stat},
-            series::Numbers,
+            series::{Numbers, OVERFLOW},
         },
         traces::Meter,
     },
@@ -386,14 +386,18 @@ impl Catalogue {
     fn series(&self, told: &mut Told<'_>) {
         let series = self.limiter().metrics().series();
         told.gauge("ratekeeper_metric_series", &[], float(series.len() as u64));
-        let overflowed = series.overflowed();
-        told.counter("ratekeeper_metric_series_overflow_total", &[], overflowed);
+        let mut overflowed = 0;
         for (name, numbers) in series.read(self.limiter().now()) {
             let labels = [("domain", &*name.domain), ("rule", &*name.path)];
             told.numbers(&labels, &numbers);
+            if *name.path == *OVERFLOW {
+                overflowed += numbers.decisions();
+            }
         }
+        told.counter("ratekeeper_metric_series_overflow_total", &[], overflowed);
         if let Some((rules, hit)) = self.limiter().rules_hit() {
-            hit.into_iter().for_each(|id| told.limits(&rules, id));
+            let hit = hit.into_iter().take(series.most());
+            told.limits(&limits_in_force(&rules, hit));
         }
     }
 
@@ -530,18 +534,10 @@ impl Told<'_> {
         self.gauge("ratekeeper_rule_utilization_ratio", labels, share);
     }
 
-    /// The limits of a rule.
-    fn limits(&mut self, rules: &RuleSet, id: RuleId) {
-        let (rule, path) = (rules.rule(id), rules.path_text(id));
-        let domain = rules.domain_of(id);
-        for limit in limits_of(rules, id, rule) {
-            let unit = match limit.window.multiplier() {
-                1 => limit.window.unit().name().to_owned(),
-                times => format!("{times} {}", limit.window.unit().name()),
-            };
-            let labels = [("domain", domain), ("rule", &*path), ("unit", &*unit)];
-            let requests = f64::from(limit.requests);
-            self.gauge("ratekeeper_rule_limit", &labels, requests);
+    fn limits(&mut self, limits: &LimitsInForce<'_>) {
+        for ((domain, rule, unit), requests) in limits {
+            let labels = [("domain", *domain), ("rule", rule), ("unit", unit)];
+            self.gauge("ratekeeper_rule_limit", &labels, f64::from(*requests));
         }
     }
 
@@ -579,7 +575,8 @@ impl Told<'_> {
             &[store],
             float(stats.connections),
         );
-        let answered = stats.flushes.saturating_sub(stats.failures);
+        // Not all that were sent less those that failed: some are on their way.
+        let answered = stats.times.count();
         for (outcome, count) in [("ok", answered), ("error", stats.failures)] {
             let labels = [store, ("outcome", outcome)];
             self.counter("ratekeeper_store_calls_total", &labels, count);
@@ -611,6 +608,28 @@ impl Told<'_> {
     }
 }
 
+/// Domain, rule and unit of limits, and what they allow.
+type LimitsInForce<'r> = BTreeMap<(&'r str, String, String), u32>;
+
+/// The limits of these rules. Of those that are called the same, such as
+/// several of a rule for one unit, the least.
+fn limits_in_force(rules: &RuleSet, ids: impl Iterator<Item = RuleId>) -> LimitsInForce<'_> {
+    let mut limits = LimitsInForce::new();
+    for id in ids {
+        let (domain, path) = (rules.domain_of(id), rules.path_text(id));
+        for limit in limits_of(rules, id, rules.rule(id)) {
+            let unit = match limit.window.multiplier() {
+                1 => limit.window.unit().name().to_owned(),
+                times => format!("{times} {}", limit.window.unit().name()),
+            };
+            let requests = limits.entry((domain, path.clone(), unit));
+            let requests = requests.or_insert(limit.requests);
+            *requests = limit.requests.min(*requests);
+        }
+    }
+    limits
+}
+
 fn limits_of(rules: &RuleSet, id: RuleId, rule: &Rule) -> Vec<Limit> {
     if rule.is_special() {
         let limits = rules.detail(id).limits.iter();
@@ -626,6 +645,40 @@ fn limits_of(rules: &RuleSet, id: RuleId, rule: &Rule) -> Vec<Limit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counts::{Distribution, Histogram, LATENCIES, SIZES};
+
+    /// A counter that goes back looks like one that begins anew.
+    #[test]
+    fn a_write_that_is_on_its_way_is_not_counted_yet() {
+        let times = Histogram::new(LATENCIES);
+        times.record(70, 2);
+        let mut stats = BackendStats {
+            name: "main",
+            up: true,
+            connections: 1,
+            connects: 1,
+            disconnects: 0,
+            flushes: 3,
+            failures: 0,
+            commands: 3,
+            charges: 3,
+            sizes: Distribution::empty(SIZES),
+            times: times.read(),
+        };
+        for failures in [0, 1] {
+            stats.failures = failures;
+            let mut families = Families::default();
+            Told(&mut families).backend(&stats);
+            let told = families.to_text();
+            let calls = r#"ratekeeper_store_calls_total{store="main",outcome="#;
+            for line in [
+                format!("{calls}\"ok\"}} 2\n"),
+                format!("{calls}\"error\"}} {failures}\n"),
+            ] {
+                assert!(told.contains(&line), "{line}{told}");
+            }
+        }
+    }
 
     #[test]
     fn metrics_are_sorted_and_explained() {

@@ -253,9 +253,7 @@ impl Call {
             Ok(message) => message,
             Err(status) => {
                 self.is_refused = true;
-                let metrics = self.api.limiter.metrics();
-                metrics.answered(Protocol::Grpc, status.code() as usize);
-                return self.send(respond, Err(status));
+                return self.refuse(respond, status);
             }
         };
         let trace = self.span.as_ref().map(Span::traced);
@@ -266,7 +264,7 @@ impl Call {
                 let trace = trace.cloned();
                 self.budget.add(message.len());
                 if self.budget.is_exceeded() {
-                    return self.send(respond, Err(busy()));
+                    return self.refuse(respond, busy());
                 }
                 let answer = async move {
                     let trace = trace.as_ref();
@@ -275,6 +273,13 @@ impl Call {
                 Ok(State::Deciding(respond, Box::pin(answer)))
             }
         }
+    }
+
+    /// Answers a call that nobody has decided on, nor will.
+    fn refuse(&mut self, respond: SendResponse<Bytes>, status: Status) -> Result<State, h2::Error> {
+        let metrics = self.api.limiter.metrics();
+        metrics.answered(Protocol::Grpc, status.code() as usize);
+        self.send(respond, Err(status))
     }
 
     fn send(&mut self, respond: SendResponse<Bytes>, answer: Answer) -> Result<State, h2::Error> {

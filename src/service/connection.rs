@@ -39,7 +39,7 @@ use super::{
     listener::Seat,
     other_services::{self, OtherServices},
     spans,
-    tls::Tls,
+    tls::{NoTls, Tls},
     turns_true,
 };
 use crate::telemetry::metrics::Protocol;
@@ -146,8 +146,12 @@ where
     let Some(tls) = shared.tls.clone() else {
         return greet(HeldIo::new(io, switch), shared, seat, closing, deadline).await;
     };
-    if let Some(io) = tls.accept(io, &seat, deadline).await {
-        greet(HeldIo::new(io, switch), shared, seat, closing, deadline).await;
+    match tls.accept(io, &seat, deadline).await {
+        Ok(io) => greet(HeldIo::new(io, switch), shared, seat, closing, deadline).await,
+        Err(NoTls::PlaceNeeded) => shared.note_closed(PLACE_NEEDED),
+        Err(NoTls::TooSlow) => shared.note_closed(NO_HANDSHAKE),
+        // Told by the listener's own figures.
+        Err(NoTls::Failed) => {}
     }
 }
 

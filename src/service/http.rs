@@ -158,7 +158,7 @@ async fn begin<T>(
         return connection(io, router, limits, seat, closing).await;
     };
     let deadline = Instant::now() + limits.handshake_timeout;
-    if let Some(io) = tls.accept(io, &seat, deadline).await {
+    if let Ok(io) = tls.accept(io, &seat, deadline).await {
         connection(io, router, limits, seat, closing).await;
     }
 }

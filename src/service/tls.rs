@@ -71,6 +71,17 @@ pub struct Figures {
     pub not_after: Option<Timestamp>,
 }
 
+/// Why there is no handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoTls {
+    /// The client went, or does not speak as it should.
+    Failed,
+    /// It was too slow.
+    TooSlow,
+    /// Others have more need of the place.
+    PlaceNeeded,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Loads {
     successes: u64,
@@ -167,7 +178,7 @@ impl Tls {
         }
     }
 
-    /// The handshake with a client; `None` if there is none by `deadline`, or
+    /// The handshake with a client; an error if there is none by `deadline`, or
     /// the place is needed for another. Boxed: what an encrypted connection
     /// holds is not for those who say nothing, or are not encrypted.
     pub(crate) async fn accept<T>(
@@ -175,7 +186,7 @@ impl Tls {
         io: T,
         seat: &Seat,
         deadline: Instant,
-    ) -> Option<Box<TlsStream<T>>>
+    ) -> Result<Box<TlsStream<T>>, NoTls>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -183,22 +194,28 @@ impl Tls {
             biased;
             () = seat.taken() => {
                 tracing::debug!("place needed before the TLS handshake");
-                return None;
+                return Err(NoTls::PlaceNeeded);
             }
             shaken = timeout_at(deadline, self.begin(io)) => shaken,
         };
-        match shaken {
+        let why = match shaken {
             // It looks whether there is a listener, and goes.
-            Ok(Ok(None)) => return None,
+            Ok(Ok(None)) => return Err(NoTls::Failed),
             Ok(Ok(Some(stream))) => {
                 self.handshakes.fetch_add(1, Ordering::Relaxed);
-                return Some(stream);
+                return Ok(stream);
             }
-            Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
-            Err(_) => tracing::debug!("TLS handshake took too long"),
-        }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no TLS handshake");
+                NoTls::Failed
+            }
+            Err(_) => {
+                tracing::debug!("TLS handshake took too long");
+                NoTls::TooSlow
+            }
+        };
         self.handshake_failures.fetch_add(1, Ordering::Relaxed);
-        None
+        Err(why)
     }
 
     /// `None`: it went without a word.

@@ -47,8 +47,8 @@ fn load(folder: &TempDir) -> Arc<Tls> {
 }
 
 /// The server's end of a connection whose client says `said` and, if
-/// `goes`, hangs up.
-async fn hear(tls: &Tls, said: &[u8], goes: bool) -> bool {
+/// `goes`, hangs up: why there is no handshake.
+async fn hear(tls: &Tls, said: &[u8], goes: bool) -> Option<NoTls> {
     let (ours, mut theirs) = duplex(1 << 16);
     theirs.write_all(said).await.unwrap();
     let kept = (!goes).then_some(theirs);
@@ -56,11 +56,11 @@ async fn hear(tls: &Tls, said: &[u8], goes: bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     let heard = tls.accept(ours, &seat, deadline).await;
     drop(kept);
-    heard.is_some()
+    heard.err()
 }
 
 type Ends = (
-    Option<Box<TlsStream<DuplexStream>>>,
+    Result<Box<TlsStream<DuplexStream>>, NoTls>,
     io::Result<ClientStream<DuplexStream>>,
 );
 
@@ -98,16 +98,16 @@ async fn only_handshakes_that_were_begun_can_fail() {
     renew(folder.path());
     let tls = load(&folder);
     // Silent ones and slow ones last until the deadline.
-    for (said, goes, failures) in [
-        (&b""[..], true, 0),
-        (b"", false, 1),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, 2),
-        (b"\x16\x03\x01\x00\x05", true, 3),
-        (b"\x16\x03\x01\x02\x00\x01\x00", false, 4),
-        (b"\x16\x03\x01\x00\x05hello", false, 5),
-        (&[0x16; 1_000], false, 6),
+    for (said, goes, why, failures) in [
+        (&b""[..], true, NoTls::Failed, 0),
+        (b"", false, NoTls::TooSlow, 1),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false, NoTls::Failed, 2),
+        (b"\x16\x03\x01\x00\x05", true, NoTls::Failed, 3),
+        (b"\x16\x03\x01\x02\x00\x01\x00", false, NoTls::TooSlow, 4),
+        (b"\x16\x03\x01\x00\x05hello", false, NoTls::Failed, 5),
+        (&[0x16; 1_000], false, NoTls::Failed, 6),
     ] {
-        assert!(!hear(&tls, said, goes).await, "{said:?}");
+        assert_eq!(hear(&tls, said, goes).await, Some(why), "{said:?}");
         let figures = tls.figures();
         let expected = (0, failures);
         assert_eq!(
@@ -125,7 +125,7 @@ async fn a_protocol_that_is_not_spoken_is_refused() {
     let tls = load(&folder);
     for (alpn, is_good) in [(&b"h2"[..], true), (b"http/1.1", false)] {
         let (ours, theirs) = meet(&tls, certificate.clone(), alpn).await;
-        assert_eq!((ours.is_some(), theirs.is_ok()), (is_good, is_good));
+        assert_eq!((ours.is_ok(), theirs.is_ok()), (is_good, is_good));
     }
 }
 
@@ -234,7 +234,7 @@ async fn changed_files_are_taken_if_they_are_good() {
     let settled = || sleep(LOOK_EVERY * 4);
     let is_served = async |certificate: &CertificateDer<'static>| {
         let (ours, theirs) = meet(&tls, certificate.clone(), b"h2").await;
-        ours.is_some() && theirs.is_ok()
+        ours.is_ok() && theirs.is_ok()
     };
     settled().await;
     assert!(!is_served(&first).await);

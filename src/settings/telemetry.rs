@@ -23,7 +23,8 @@ use crate::telemetry::metrics::{
 #[allow(clippy::struct_excessive_bools, reason = "independent switches")]
 pub(super) struct Telemetry {
     /// Series of rules that are told; what comes beyond them is added up by domain. 0: none at all
-    #[arg(long, env = "RATEKEEPER_MAX_METRIC_SERIES", value_name = "N", default_value_t = MOST_SERIES)]
+    #[arg(long, env = "RATEKEEPER_MAX_METRIC_SERIES", value_name = "N", default_value_t = MOST_SERIES,
+          value_parser = series)]
     max_metric_series: usize,
     /// Address and port for looking into the process [default: none; 127.0.0.1:6070 in compat mode]
     #[arg(long, env = "RATEKEEPER_DEBUG_ADDR", value_name = "ADDR:PORT")]
@@ -145,6 +146,9 @@ pub enum Sink {
 }
 
 const DEBUG_PORT: u16 = 6_070;
+
+/// Each series takes two kilobytes of memory at most, and about a kilobyte of `/metrics`.
+const MOST_MAX_SERIES: usize = 10_000_000;
 
 // === impl Telemetry ===
 
@@ -276,8 +280,9 @@ fn any_host(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "the name has no address".to_owned())
 }
 
+/// Without signs that a path of the router may not have.
 fn http_path(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '?' | '#');
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '?' | '#' | ':' | '*');
     if text.starts_with('/') && text.chars().all(plain) {
         Ok(text.to_owned())
     } else {
@@ -285,9 +290,52 @@ fn http_path(text: &str) -> Result<String, String> {
     }
 }
 
+fn series(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number <= MOST_MAX_SERIES => Ok(number),
+        _ => Err(format!("a whole number from 0 to {MOST_MAX_SERIES}")),
+    }
+}
+
 fn positive(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("more than 0".to_owned()),
         time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::any};
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_that_can_be_served() {
+        for (text, good) in [
+            ("/metrics", true),
+            ("/", true),
+            ("/a//b-c.d~e%20f", true),
+            ("/:a", false),
+            ("/*a", false),
+            ("/{a}", false),
+            ("metrics", false),
+            ("", false),
+        ] {
+            let path = http_path(text);
+            assert_eq!(path.is_ok(), good, "{text}");
+            if let Ok(path) = path {
+                let _: Router = Router::new().route(&path, any(|| async {}));
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_memory_for_so_many_series() {
+        assert_eq!(series("0"), Ok(0));
+        assert_eq!(series("10000000"), Ok(10_000_000));
+        for wrong in ["10000001", "18446744073709551615", "-1", "x"] {
+            assert!(series(wrong).is_err(), "{wrong}");
+        }
     }
 }

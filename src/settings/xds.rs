@@ -53,9 +53,15 @@ pub(super) struct Xds {
     )]
     xds_node_metadata: String,
     /// Headers of its call: name:value,…
-    #[arg(long, env = "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", value_name = "LIST", default_value = "",
-          hide_default_value = true, hide_env_values = true, value_parser = headers)]
-    xds_headers: MetadataMap,
+    #[arg(
+        long,
+        env = "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS",
+        value_name = "LIST",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    xds_headers: String,
     /// Speak TLS to it
     #[arg(long, env = "CONFIG_GRPC_XDS_SERVER_USE_TLS", num_args = 0..=1, default_missing_value = "true",
           default_value = "false", value_parser = boolean(), action = ArgAction::Set, require_equals = true)]
@@ -150,7 +156,7 @@ impl Xds {
                 keepalive_interval: self.xds_keepalive_interval,
             },
             node: self.node(),
-            headers: self.xds_headers.clone(),
+            headers: headers(&self.xds_headers)?,
             max_message_bytes,
             growth: Growth {
                 initial: self.xds_backoff_initial,
@@ -201,17 +207,23 @@ fn metadata(list: &str) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// `k:v,k:v`; values are not shown to anybody.
-fn headers(list: &str) -> Result<MetadataMap, String> {
+/// `k:v,k:v`; nothing of it is shown to anybody. Not read where flags are: a
+/// mistake there is told with all that was given.
+fn headers(list: &str) -> anyhow::Result<MetadataMap> {
     let mut headers = MetadataMap::new();
-    for pair in list.split(',').filter(|_| !list.is_empty()) {
-        let (name, value) = pair
-            .split_once(':')
-            .ok_or("a header is written name:value")?;
+    let pairs = list.split(',').filter(|_| !list.is_empty());
+    for (place, pair) in (1..).zip(pairs) {
+        let wrong = |what| {
+            let flag = "--xds-headers (CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS)";
+            anyhow::anyhow!("{flag}: number {place} {what}")
+        };
+        let Some((name, value)) = pair.split_once(':') else {
+            return Err(wrong("is not written name:value"));
+        };
         let key = AsciiMetadataKey::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is not a header's name"))?;
+            .map_err(|_| wrong("has a name that no header has"))?;
         let mut value = AsciiMetadataValue::try_from(value)
-            .map_err(|_| format!("the value of {name} does not fit into a header"))?;
+            .map_err(|_| wrong("has a value that does not fit into a header"))?;
         value.set_sensitive(true);
         headers.append(key, value);
     }
@@ -238,8 +250,15 @@ mod tests {
         assert_eq!(read.get("x-token").unwrap(), "a:b");
         assert_eq!(read.len(), 2);
         assert!(!format!("{read:?}").contains("a:b"), "{read:?}");
-        for wrong in ["x-token", "a b:1", "a:\n", "x-bin:1", "a:1,"] {
-            assert!(headers(wrong).is_err(), "{wrong}");
+        for (wrong, expected) in [
+            ("x-token", "number 1 is not written name:value"),
+            ("a b:1", "number 1 has a name"),
+            ("a:1,b:\n", "number 2 has a value"),
+            ("x-bin:1", "number 1 has a name"),
+            ("a:1,", "number 2 is not written"),
+        ] {
+            let told = headers(wrong).unwrap_err().to_string();
+            assert!(told.contains(expected), "{told}");
         }
     }
 }

@@ -547,3 +547,17 @@ fn help_shows_no_password() {
     assert!(help.contains("RATEKEEPER_STORE"));
     assert!(!help.contains("s3cret-word"), "{help}");
 }
+
+/// One that is not as it should be ends the start, with a message.
+#[test]
+fn a_header_with_a_mistake_is_not_shown() {
+    let mut command = program();
+    command.args(["serve", "--xds-server", "localhost:1"]).env(
+        "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS",
+        "x-token:s3cret,x",
+    );
+    let (_, error, code) = text(&command.output().unwrap());
+    assert_ne!(code, Some(0));
+    assert!(error.contains("number 2 is not written"), "{error}");
+    assert!(!error.contains("s3cret"), "{error}");
+}

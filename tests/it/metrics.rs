@@ -8,7 +8,15 @@ use std::{
 };
 
 use prost::Message as _;
-use ratekeeper::{catalogue::METRICS, proto::perftools::profiles::Profile};
+use ratekeeper::{
+    catalogue::METRICS,
+    proto::{
+        envoy::service::ratelimit::v3::{
+            RateLimitRequest, rate_limit_service_client::RateLimitServiceClient,
+        },
+        perftools::profiles::Profile,
+    },
+};
 use serde_json::json;
 
 use super::{
@@ -93,6 +101,75 @@ fn our_own_metrics_tell_everything() {
         ],
     );
     assert!(text(server.http, "/metrics").contains("process_resident_memory_bytes "));
+}
+
+#[test]
+fn what_is_beyond_the_bound_is_counted_each_time() {
+    let server = Server::start(RULES, &["--max-metric-series", "1"]);
+    ask(&server, "shop", &["user=ann"]);
+    for _ in 0..3 {
+        ask(&server, "shop", &["ip=10.0.0.1", "path=/login"]);
+    }
+    let told = text(server.http, "/metrics");
+    let beyond = r#"ratekeeper_decisions_total{domain="shop",rule="__overflow__",outcome="ok"} 3"#;
+    assert_lines(
+        &told,
+        &[beyond, "ratekeeper_metric_series_overflow_total 3"],
+    );
+    let limits = told.matches("\nratekeeper_rule_limit{").count();
+    assert_eq!(limits, 1, "{told}");
+}
+
+#[tokio::test]
+async fn calls_that_there_is_no_room_for_are_counted() {
+    let redis = Redis::plain();
+    let store = redis.address();
+    let server = Server::start(RULES, &["--store", &store, "--max-buffered-bytes", "1"]);
+    let address = format!("http://{}", server.grpc);
+    let mut client = RateLimitServiceClient::connect(address).await.unwrap();
+    let request = RateLimitRequest {
+        domain: "shop".to_owned(),
+        ..RateLimitRequest::default()
+    };
+    let refused = client.should_rate_limit(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    let told = tokio::task::spawn_blocking(move || text(server.http, "/metrics")).await;
+    let line = r#"ratekeeper_requests_total{protocol="grpc",code="RESOURCE_EXHAUSTED"} 1"#;
+    assert_lines(&told.unwrap(), &[line]);
+}
+
+#[test]
+fn no_series_is_told_twice() {
+    let rules = "
+domain: shop
+descriptors:
+  - key: user
+    rate_limits:
+      - {requests_per_unit: 20, unit: minute}
+      - {requests_per_unit: 10, unit: minute, algorithm: token_bucket}
+  - {key: a.b, rate_limit: {requests_per_unit: 7, unit: minute}}
+  - key: a
+    descriptors: [{key: b, rate_limit: {requests_per_unit: 8, unit: minute}}]
+";
+    let server = Server::start(rules, &[]);
+    ask(&server, "shop", &["user=ann"]);
+    ask(&server, "shop", &["a.b=1"]);
+    ask(&server, "shop", &["a=1", "b=1"]);
+    let told = text(server.http, "/metrics");
+    let samples = told.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<&str> = samples
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+        .collect();
+    series.sort_unstable();
+    let all = series.len();
+    series.dedup();
+    assert_eq!(series.len(), all, "{told}");
+    for (rule, least) in [("user", 10), ("a.b", 7)] {
+        let line = format!(
+            r#"ratekeeper_rule_limit{{domain="shop",rule="{rule}",unit="minute"}} {least}"#
+        );
+        assert_lines(&told, &[&line]);
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use ratekeeper::proto::envoy::{
     service::ratelimit::v3::{RateLimitRequest, rate_limit_response::Code},
 };
 use rustls::version::{TLS12, TLS13};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     hostile::peer::Peer,
@@ -428,6 +428,24 @@ async fn handshakes_that_are_never_finished() {
         assert!(peer.is_closed_within(left), "handshake {number} goes on");
     }
     call(&mut old).await.unwrap();
+}
+
+/// Connections that we close are counted before TLS is spoken, too.
+#[tokio::test]
+async fn who_is_too_slow_is_counted() {
+    let authority = Authority::new("a");
+    let secret = Secret::new(&authority.issue(&[NAME]), &authority);
+    let mut flags = grpc_flags(&secret);
+    flags.push("--handshake-timeout=100ms".to_owned());
+    let server = start(&flags);
+    let mut peer = Peer::connect(server.grpc);
+    assert!(peer.is_closed_within(Duration::from_secs(5)));
+    let line = r#"ratekeeper_connections_closed_total{reason="no handshake"} 1"#;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !server.http("GET", "/metrics", "").1.contains(line) {
+        assert!(Instant::now() < deadline, "it is not counted");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Many handshakes at once, which cost time, keep those waiting little who

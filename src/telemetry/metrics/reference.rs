@@ -48,9 +48,21 @@ impl Stat {
             value: Value::Gauge(value),
         }
     }
+
+    /// Adds a counter of the same name; false for any other.
+    fn takes_in(&mut self, other: &Self) -> bool {
+        match (&mut self.value, &other.value) {
+            (Value::Counter(sum), Value::Counter(more)) if self.name == other.name => {
+                *sum += more;
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
-/// All statistics of decisions and calls.
+/// All statistics of decisions and calls, by name: what is told apart by
+/// signs that a name cannot have is added up.
 #[must_use]
 pub fn stats(metrics: &Metrics, now: Timestamp) -> Vec<Stat> {
     let mut stats = vec![];
@@ -104,6 +116,8 @@ pub fn stats(metrics: &Metrics, now: Timestamp) -> Vec<Stat> {
         name: format!("{method}.response_time"),
         value: Value::Timer(served.latencies),
     });
+    stats.sort_by(|a, b| a.name.cmp(&b.name));
+    stats.dedup_by(|next, stat| stat.takes_in(next));
     stats
 }
 

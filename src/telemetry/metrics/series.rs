@@ -41,7 +41,6 @@ pub struct Series {
     names: RwLock<Names>,
     most: usize,
     rows: Shares<Slab>,
-    overflowed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -140,7 +139,6 @@ impl Series {
             names: RwLock::default(),
             most,
             rows: Shares::new(),
-            overflowed: AtomicU64::new(0),
         }
     }
 
@@ -214,10 +212,9 @@ impl Series {
                 return *series;
             }
             if names.is_full(self.most)
-                && let Some(series) = names.by_name.get(overflow_of(domain).as_str())
+                && let Some(series) = names.overflow(domain)
             {
-                self.overflowed.fetch_add(1, Ordering::Relaxed);
-                return *series;
+                return series;
             }
         }
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -227,23 +224,16 @@ impl Series {
         if !names.is_full(self.most) {
             return names.add(key.to_owned(), domain, path);
         }
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
-        let key = overflow_of(domain);
-        if let Some(series) = names.by_name.get(key.as_str()) {
-            return *series;
+        if let Some(series) = names.overflow(domain) {
+            return series;
         }
-        if names.overflowing < MOST_OVERFLOWING {
-            names.overflowing += 1;
-            return names.add(key, domain, OVERFLOW);
-        }
-        let last = overflow_of(OVERFLOW);
-        match names.by_name.get(last.as_str()) {
-            Some(series) => *series,
-            None => {
-                names.overflowing += 1;
-                names.add(last, OVERFLOW, OVERFLOW)
-            }
-        }
+        let domain = if names.overflowing < MOST_OVERFLOWING {
+            domain
+        } else {
+            OVERFLOW
+        };
+        names.overflowing += 1;
+        names.add(overflow_of(domain), domain, OVERFLOW)
     }
 
     /// All series and their numbers, in the order of their beginning.
@@ -284,10 +274,10 @@ impl Series {
         self.len() == 0
     }
 
-    /// How often something was counted under another name than its own.
+    /// How many there may be, without those of what comes beyond.
     #[must_use]
-    pub fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
+    pub fn most(&self) -> usize {
+        self.most
     }
 }
 
@@ -298,6 +288,14 @@ fn overflow_of(domain: &str) -> String {
 // === impl Names ===
 
 impl Names {
+    /// What counts for `domain` when there are too many: its own, or, where
+    /// too many domains have one, that of all the others.
+    fn overflow(&self, domain: &str) -> Option<u32> {
+        let find = |domain| self.by_name.get(overflow_of(domain).as_str());
+        let others = || (self.overflowing > MOST_OVERFLOWING).then(|| find(OVERFLOW));
+        find(domain).or_else(|| others()?).copied()
+    }
+
     fn is_full(&self, most: usize) -> bool {
         self.list.len() - self.overflowing >= most
     }
@@ -310,6 +308,16 @@ impl Names {
         }));
         self.by_name.insert(key.into(), series);
         series
+    }
+}
+
+// === impl Numbers ===
+
+impl Numbers {
+    /// All decisions.
+    #[must_use]
+    pub fn decisions(&self) -> u64 {
+        self.passed + self.refused + self.shadowed
     }
 }
 

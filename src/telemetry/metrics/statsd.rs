@@ -1,7 +1,7 @@
 //! Statistics as lines for a statsd or DogStatsD daemon, sent now and then.
 //!
 //! Counters go as what has been added since the last time that was sent:
-//! while the daemon is away nothing is lost. Of durations each kind of call
+//! while the daemon is away nothing is lost over TCP. Of durations each kind of call
 //! has a line for each bucket that was hit, with a sample rate that stands for
 //! their number.
 
@@ -117,6 +117,9 @@ async fn send(
     connection: &mut Option<Connection>,
     lines: &[String],
 ) -> io::Result<()> {
+    if connection.as_ref().is_some_and(Connection::has_ended) {
+        *connection = None;
+    }
     let connected = match connection {
         Some(connected) => connected,
         None => connection.insert(connect(config).await?),
@@ -160,6 +163,22 @@ fn packets(lines: &[String]) -> Vec<String> {
         }
     }
     packets
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// The daemon has closed it: the first write would go well all the same,
+    /// and to nobody. What a daemon says is left to itself.
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => match stream.try_read(&mut [0; 64]) {
+                Ok(read) => read == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            },
+            Self::Udp(_) => false,
+        }
+    }
 }
 
 // === impl Sent ===
@@ -264,6 +283,8 @@ impl Mogrifier {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
     use super::*;
     use crate::counts::{Histogram, LATENCIES};
 
@@ -297,6 +318,29 @@ mod tests {
         assert!(lines[0].ends_with(":2|c\n"), "{lines:?}");
         let (lines, _) = now.lines(&stats(4), &config);
         assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_was_started_anew_gets_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(Dialect::Statsd);
+        config.address = listener.local_addr().unwrap().to_string();
+        let mut connection = None;
+        for line in ["a:1|c\n", "a:2|c\n"] {
+            send(&config, &mut connection, &[line.to_owned()])
+                .await
+                .unwrap();
+            let (mut daemon, _) = listener.accept().await.unwrap();
+            let mut read = [0; 6];
+            daemon.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, line.as_bytes());
+            drop(daemon);
+            // Until that is known here.
+            let Some(Connection::Tcp(stream)) = &connection else {
+                panic!("over TCP");
+            };
+            stream.readable().await.unwrap();
+        }
     }
 
     #[test]

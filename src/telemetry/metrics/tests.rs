@@ -134,7 +134,25 @@ fn a_million_values_stay_below_the_bound() {
     };
     assert_eq!((hits("d"), hits("e")), (500_005, 1_000_000));
     assert!(hits("d __overflow__") > 499_000);
-    assert!(case.metrics.series().overflowed() > 999_000);
+}
+
+#[test]
+fn names_that_meet_are_one_statistic() {
+    let case = Case::new(10);
+    case.call("d", ("named", "a:b"), 0, 5, 0);
+    case.call("d", ("named", "a|b"), 0, 2, 0);
+    for domain in ["x:y", "x|y", "x|y"] {
+        case.call(domain, ("plain", "a"), 0, 1, 0);
+    }
+    let stats = reference::stats(&case.metrics, Timestamp::from_secs(0));
+    let told = |name: &str| {
+        let name = format!("ratelimit.service.rate_limit.{name}");
+        let found = stats.iter().filter(|stat| stat.name == name);
+        found.map(|stat| stat.value.clone()).collect::<Vec<_>>()
+    };
+    let counter = reference::Value::Counter;
+    assert_eq!(told("d.named_a_b.total_hits"), [counter(7)]);
+    assert_eq!(told("x_y.domain_not_found"), [counter(3)]);
 }
 
 #[test]

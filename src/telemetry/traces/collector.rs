@@ -101,18 +101,22 @@ fn tls() -> Result<ClientConfig, StartError> {
     let Some((own, key)) = own_pair()? else {
         return Ok(builder.with_no_client_auth());
     };
-    let secret = PrivateKeyDer::from_pem_slice(&key.0);
-    let secret = secret.map_err(|error| bad(&key, &error.to_string()))?;
-    let pair = builder.with_client_auth_cert(certificates(&own)?, secret);
+    let pair = builder.with_client_auth_cert(certificates(&own)?, secret(&key)?);
     pair.map_err(|error| bad(&own, &error.to_string()))
+}
+
+// The reader's own words show lines of the file: they are not told.
+
+fn secret(file: &File) -> Result<PrivateKeyDer<'static>, StartError> {
+    let secret = PrivateKeyDer::from_pem_slice(&file.0);
+    secret.map_err(|_| bad(file, "there is no key in it (PEM, not encrypted)"))
 }
 
 fn certificates(file: &File) -> Result<Vec<CertificateDer<'static>>, StartError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&file.0).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(bad(file, "there is no certificate in it")),
-        Err(error) => Err(bad(file, &error.to_string())),
+        Ok(_) | Err(_) => Err(bad(file, "there is no certificate in it (PEM)")),
     }
 }
 
@@ -153,4 +157,31 @@ fn variable(name: &str) -> Option<String> {
     let read = |prefix| std::env::var(format!("OTEL_EXPORTER_OTLP_{prefix}{name}")).ok();
     let of_traces = read("TRACES_").filter(|value| !value.is_empty());
     of_traces.or_else(|| read("").filter(|value| !value.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_file_is_not_told() {
+        // A line's end got lost.
+        let file = |text: &str| (text.as_bytes().to_vec(), "tls.pem".to_owned());
+        for text in [
+            "-----BEGIN PRIVATE KEY-----MIIEvsecret\nx\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN CERTIFICATE-----\nse\u{1}cret\n-----END CERTIFICATE-----\n",
+            "secret",
+        ] {
+            let told = [
+                certificates(&file(text)).unwrap_err(),
+                secret(&file(text)).unwrap_err(),
+            ];
+            for error in told {
+                let told = error.to_string();
+                assert!(told.contains("tls.pem: there is no"), "{told}");
+                // As text, or as a list of bytes.
+                assert!(!told.contains("secret") && !told.contains("115"), "{told}");
+            }
+        }
+    }
 }
