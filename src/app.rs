@@ -133,8 +133,12 @@ struct Running {
     health: HealthReporter,
     telling_health: JoinHandle<()>,
     accepting: JoinHandle<()>,
-    /// The HTTP listeners, and what sends statistics.
+    /// The HTTP listeners.
     serving: JoinSet<()>,
+    /// Turned true: tell the last statistics.
+    telling_last: watch::Sender<bool>,
+    /// What sends statistics.
+    statistics: JoinSet<()>,
     /// Ends when the last worker has.
     workers: mpsc::Receiver<()>,
     housekeeping: JoinHandle<()>,
@@ -297,13 +301,14 @@ impl App {
         if let Some(exposition) = self.prometheus {
             sites.push(exposition.site(&catalogue, &limits));
         }
-        let mut serving = JoinSet::new();
+        let (telling_last, last_asked) = watch::channel(false);
+        let (mut serving, mut statistics) = (JoinSet::new(), JoinSet::new());
         for site in sites {
             serving.spawn(site.serve(limits, closing_seen.clone()));
         }
         if let Some(config) = self.statsd {
             let collect = move || catalogue.reference();
-            serving.spawn(statsd::run(config, collect, closing_seen.clone()));
+            statistics.spawn(statsd::run(config, collect, last_asked));
         }
         Ok(Running {
             draining,
@@ -313,6 +318,8 @@ impl App {
             health: reporter,
             accepting: tokio::spawn(self.grpc.accept(senders, table, closing_seen.clone())),
             serving,
+            telling_last,
+            statistics,
             workers,
             housekeeping: tokio::spawn(keep_house(limiter, self.rulebook)),
             certificates: tls.keep_fresh(),
@@ -335,6 +342,9 @@ impl Running {
             let _ = (&mut self.accepting).await;
             while self.serving.join_next().await.is_some() {}
             while self.workers.recv().await.is_some() {}
+            // Now everything is counted.
+            self.telling_last.send_replace(true);
+            while self.statistics.join_next().await.is_some() {}
         });
         match finished.await {
             Ok(()) => Ended::Drained,
@@ -348,6 +358,7 @@ impl Drop for Running {
         self.ending.send_replace(true);
         self.accepting.abort();
         self.serving.abort_all();
+        self.statistics.abort_all();
         self.housekeeping.abort();
         self.certificates.abort_all();
         self.telling_health.abort();

@@ -43,6 +43,7 @@ use super::{
     turns_true,
 };
 use crate::telemetry::metrics::Protocol;
+use tonic::Code;
 
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 /// How often the account is looked at.
@@ -502,8 +503,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     fn look_after(&mut self) -> Result<(), &'static str> {
         let now = Instant::now();
         for call in self.waiting.iter_mut() {
-            if now.duration_since(call.accepted()) >= self.shared.limits.call_timeout {
-                self.account.given_up += u64::from(call.give_up());
+            let late = now.duration_since(call.accepted()) >= self.shared.limits.call_timeout;
+            if late && call.give_up() {
+                self.account.given_up += 1;
+                let metrics = self.shared.api.limiter.metrics();
+                metrics.answered(Protocol::Grpc, Code::DeadlineExceeded as usize);
             }
         }
         let second = self.last_second();

@@ -37,7 +37,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, SemaphorePermit, watch},
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -46,6 +46,7 @@ use super::{
     limits::Limits,
     listener::{Listener, Seat, Table},
     page::Page,
+    patient_io::PatientIo,
     spans,
     tls::Tls,
     turns_true,
@@ -70,6 +71,9 @@ const MAX_HELD_BYTES: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// How often a connection is looked at.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's name that are sent back.
 const MAX_REQUEST_ID: usize = 128;
@@ -172,6 +176,8 @@ async fn connection<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = PatientIo::new(io);
+    let unread = io.unread();
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
         seat.note_calls(Instant::now(), 1);
@@ -185,6 +191,8 @@ async fn connection<T>(
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(io), service)
     );
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leaving = false;
     loop {
         tokio::select! {
@@ -195,6 +203,12 @@ async fn connection<T>(
                 return;
             }
             () = seat.taken() => return,
+            // What lies unread is held: metrics are large.
+            _ = tick.tick() => {
+                if unread.since().is_some_and(|since| since.elapsed() >= limits.call_timeout) {
+                    return tracing::debug!("an HTTP client does not read its answer");
+                }
+            }
             () = turns_true(&mut closing), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();

@@ -7,7 +7,7 @@
 //! encoding · [`spans`] what traced calls tell · [`other_services`] what tonic
 //! serves · [`health`] · [`http`] the HTTP side · [`http_json`] `/json` ·
 //! [`debug`] for people who look into it · [`log_level`] what is logged ·
-//! [`page`] texts that are large · [`limits`] what a client may cost ·
+//! [`page`] texts that are large · [`patient_io`] clients that do not read · [`limits`] what a client may cost ·
 //! [`held_io`] one write for many answers · [`counted`] what is read.
 
 pub(crate) mod call;
@@ -25,6 +25,7 @@ pub mod listener;
 pub(crate) mod log_level;
 pub(crate) mod other_services;
 pub(crate) mod page;
+pub(crate) mod patient_io;
 pub(crate) mod protobuf;
 pub(crate) mod spans;
 pub mod tls;

@@ -16,7 +16,7 @@ use tokio::{
 /// A text is made anew when the last one is older.
 const FRESH: Duration = Duration::from_secs(1);
 /// Texts that are held at once, by whoever has not read his.
-const MOST_HELD: usize = 16;
+const MOST_HELD: usize = 4;
 
 /// A text, made away from the event loops, one at a time.
 pub(crate) struct Page {

@@ -24,7 +24,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     sync::Semaphore,
     task::{spawn_blocking, yield_now},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
@@ -36,6 +36,8 @@ use crate::{engine::time::Timestamp, watch::Watch};
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often files that could not be used are read again, unchanged.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// Handshakes that are computed between two turns of an event loop.
 const AT_ONCE: usize = 4;
 /// The first byte that a client says: a record of a handshake.
@@ -138,7 +140,12 @@ impl Tls {
             self.reload().await;
         }
         loop {
-            watch.changed().await;
+            let in_trouble = self.loads().trouble.is_some();
+            tokio::select! {
+                () = watch.changed() => {}
+                // What failed may have been the system, not the files.
+                () = sleep(TRY_AGAIN), if in_trouble => {}
+            }
             self.reload().await;
         }
     }

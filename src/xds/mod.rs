@@ -111,7 +111,8 @@ impl Subscription {
             let trouble = self.connection(&mut backoff).await;
             let wait = backoff.next(rand::random());
             let server = &self.config.server.address;
-            tracing::warn!(%server, ?wait, "no rules from the management server: {trouble}");
+            // As a field, which is quoted: the server may say anything.
+            tracing::warn!(%server, ?wait, trouble, "no rules from the management server");
             self.note(|figures| {
                 figures.connected = false;
                 figures.trouble = Some(trouble.into());

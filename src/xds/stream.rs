@@ -52,7 +52,10 @@ impl Subscription {
         while let Some(response) = responses.message().await? {
             if !matches!(&*response.type_url, "" | TYPE_URL) {
                 let found = response.type_url;
-                tracing::warn!(type_url = %found, "the management server sends what was not asked for");
+                tracing::warn!(
+                    type_url = found,
+                    "the management server sends what was not asked for"
+                );
                 continue;
             }
             let answer = self.answer(response).await;

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{
     process::{Server, http},
-    redis::servers::Server as Redis,
+    redis::servers::{Server as Redis, wait_until},
 };
 
 const RULES: &str = "
@@ -303,6 +303,30 @@ fn a_profile_is_in_pprofs_format() {
     let mut used = profile.sample.iter().flat_map(|it| &it.location_id);
     assert!(used.all(|id| locations.contains(id)));
     assert!(profile.sample.iter().all(|it| it.value.len() == 2));
+}
+
+#[test]
+fn who_does_not_read_an_answer_is_closed() {
+    // More than what systems hold between the two.
+    let mut rules = "domain: d\ndescriptors:\n".to_owned();
+    for rule in 0..100_000 {
+        rules += &format!(
+            "- {{key: k, value: v{rule}, rate_limit: {{unit: day, requests_per_unit: 1}}}}\n"
+        );
+    }
+    let server = Server::start(&rules, &["--call-timeout", "2s"]);
+    let mut readers: Vec<TcpStream> = (0..3)
+        .map(|_| TcpStream::connect(server.http).unwrap())
+        .collect();
+    for reader in &mut readers {
+        write!(reader, "GET /rules HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        // It has begun to answer.
+        reader.read_exact(&mut [0]).unwrap();
+    }
+    wait_until("only we are connected", || {
+        let told = text(server.http, "/metrics");
+        told.contains("ratekeeper_connections{listener=\"http\"} 1\n")
+    });
 }
 
 #[test]

@@ -146,6 +146,9 @@ pub enum AddressError {
     /// The reference ends at this too.
     #[error("REDIS_URL of sentinels is master,host:port[,host:port]")]
     ReferenceSentinel,
+    /// The reference would look for a file of that name.
+    #[error("REDIS_URL is no path of a socket: set REDIS_SOCKET_TYPE to tcp (its default is unix)")]
+    ReferenceUnix,
 }
 
 /// The parts of an address.
@@ -291,6 +294,8 @@ fn cluster(rest: &str, tls: bool) -> Result<Address, AddressError> {
 fn reference_single(settings: &ReferenceAddress, auth: Login) -> Result<Address, AddressError> {
     let url = settings.url.as_str();
     let mut address = match settings.socket_type.to_ascii_lowercase().as_str() {
+        // It may hold a password: it is not repeated.
+        "unix" if url.contains("://") => return Err(AddressError::ReferenceUnix),
         "unix" => {
             let place = Place::Unix(url.into());
             let login = Login::default();

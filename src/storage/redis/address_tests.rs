@@ -184,11 +184,16 @@ fn the_references_settings_are_read() {
             "no kind of store",
         ),
         (settings("tcp", "sentinel", "m", ""), "master,host:port"),
+        (
+            settings("unix", "single", "redis://u:geheim@h:1", ""),
+            "set REDIS_SOCKET_TYPE to tcp",
+        ),
     ] {
         let error = Address::from_reference(&settings)
             .expect_err("wrong")
             .to_string();
         assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("geheim"), "{error}");
     }
 }
 

@@ -10,6 +10,8 @@ use crate::engine::{
 
 /// Bytes of a domain or of a level that are kept.
 const MOST_BYTES: usize = 128;
+/// Bytes of a domain and a path together; the rest of a longer one is left out.
+const MOST_NAME_BYTES: usize = 640;
 /// Levels that are named.
 const MOST_LEVELS: usize = 32;
 
@@ -92,7 +94,8 @@ fn push_entry(out: &mut String, key: &[u8], value: &[u8], always: bool) {
 /// Text of requests is not to be trusted: it is cut, and what is no text or
 /// would break a line becomes `_`.
 pub(super) fn push(out: &mut String, bytes: &[u8]) {
-    let bytes = &bytes[..bytes.len().min(MOST_BYTES)];
+    let room = MOST_NAME_BYTES.saturating_sub(out.len());
+    let bytes = &bytes[..bytes.len().min(MOST_BYTES).min(room)];
     let is_plain = |byte: &u8| (b' '..=b'~').contains(byte);
     if let (true, Ok(text)) = (bytes.iter().all(is_plain), std::str::from_utf8(bytes)) {
         return out.push_str(text);
@@ -246,5 +249,9 @@ mod tests {
         out.clear();
         push(&mut out, &[b'x'; 100_000]);
         assert_eq!(out.len(), MOST_BYTES);
+        for _ in 0..1_000 {
+            push(&mut out, &[b'x'; 100]);
+        }
+        assert_eq!(out.len(), MOST_NAME_BYTES);
     }
 }

@@ -38,10 +38,18 @@ fn traceparent(headers: &HeaderMap) -> Option<Parent> {
     })
 }
 
-/// All of them together; one that is not right makes all of them nothing.
+/// Bytes that are kept with each span: the standard asks for 512.
+const MOST_STATE_BYTES: usize = 1_024;
+
+/// All of them together; one that is not right, or too much, makes all of them
+/// nothing.
 fn tracestate(headers: &HeaderMap) -> TraceState {
     let values = headers.get_all("tracestate").into_iter();
     let texts: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    if bytes > MOST_STATE_BYTES {
+        return TraceState::default();
+    }
     texts.join(",").parse().unwrap_or_default()
 }
 
@@ -229,6 +237,13 @@ mod tests {
             ("other: x", ""),
         ] {
             assert_eq!(tracestate(&headers(lines)).header(), expected, "{lines}");
+        }
+        for (bytes, kept) in [(200, true), (300, false)] {
+            let lines: String = ["a", "b", "c", "d"]
+                .map(|key| format!("tracestate: {key}={}\n", "x".repeat(bytes)))
+                .concat();
+            let is_kept = !tracestate(&headers(lines.trim_end())).header().is_empty();
+            assert_eq!(is_kept, kept, "{bytes}");
         }
     }
 }
