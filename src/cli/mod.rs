@@ -20,7 +20,7 @@ pub mod test;
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    io::{self, Write as _},
     path::Path,
     process::ExitCode,
 };
@@ -115,7 +115,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
         Command::Query(query) => query::run(&query),
         Command::Load(load) => load::run(&load),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut command(), "ratekeeper", &mut io::stdout());
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut command(), "ratekeeper", &mut script);
+            io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man(man) => {

@@ -1,6 +1,12 @@
 //! `ratekeeper serve`: from settings to a running service.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -88,7 +94,7 @@ async fn serve(
     let waits = !arguments.starts_without_rules();
     if let Some(subscription) = subscription.as_ref().filter(|_| waits) {
         let server = &subscription.server().address;
-        println!("waiting for the first rules from {server}");
+        say(format_args!("waiting for the first rules from {server}"));
         tokio::select! {
             () = subscription.first() => {}
             _ = signals.recv() => return Ok(ExitCode::SUCCESS),
@@ -112,8 +118,8 @@ async fn serve(
         .tracing(traces.as_ref().map(Traces::meter))
         .with_tls(tls);
     let app = with_listeners(app, arguments, sink)?;
-    println!("gRPC listens on {grpc_name}");
-    println!("HTTP listens on {http_name}");
+    say(format_args!("gRPC listens on {grpc_name}"));
+    say(format_args!("HTTP listens on {http_name}"));
     let ended = tokio::select! {
         ended = app.run(signals) => ended?,
         error = never_reached(&limiter, arguments.store_patience()) => return Err(error),
@@ -137,7 +143,7 @@ fn with_listeners(mut app: App, arguments: &Serve, sink: Sink) -> anyhow::Result
     if let Some(address) = arguments.debug_address() {
         let listener = Listener::tcp(address)
             .with_context(|| format!("cannot listen for debugging on {address}"))?;
-        println!("debugging listens on {listener}");
+        say(format_args!("debugging listens on {listener}"));
         app = app.with_debug(listener);
     }
     match sink {
@@ -150,7 +156,7 @@ fn with_listeners(mut app: App, arguments: &Serve, sink: Sink) -> anyhow::Result
         } => {
             let listener = Listener::tcp(address)
                 .with_context(|| format!("cannot listen for Prometheus on {address}"))?;
-            println!("Prometheus listens on {listener}");
+            say(format_args!("Prometheus listens on {listener}"));
             Ok(app.with_prometheus(Exposition {
                 listener,
                 path,
@@ -205,18 +211,23 @@ fn limiter(arguments: &Serve) -> anyhow::Result<Limiter> {
     })
 }
 
+/// A line on standard output. That nobody reads it any more ends nothing.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// Looks for the store, not for long: it may come later.
 async fn look_for_store(limiter: &Limiter) {
     let AnyStore::Redis(store) = limiter.store() else {
         return;
     };
     match store.first_look(FIRST_LOOK).await {
-        Ok(()) => println!("counting in {}", store.describe()),
+        Ok(()) => say(format_args!("counting in {}", store.describe())),
         Err(error) => {
-            println!(
+            say(format_args!(
                 "counting in {}, which does not answer yet",
                 store.describe()
-            );
+            ));
             tracing::warn!(store = %error.store, reason = %error.reason, "the store does not answer yet");
         }
     }
@@ -277,7 +288,7 @@ impl Files {
         let watch = reload.watch();
         let mut tried = None;
         match reload.load(&mut tried) {
-            Ok(Loaded::New(files)) => println!("{}", loaded(&source, files, rulebook)),
+            Ok(Loaded::New(files)) => say(format_args!("{}", loaded(&source, files, rulebook))),
             Ok(Loaded::Same) => {}
             Err(error) if arguments.starts_without_rules() => rulebook.refuse(error),
             // The reference serves on, and answers each call that it has no

@@ -359,7 +359,10 @@ impl Validator<'_, '_> {
 
     fn duplicate_domain(&mut self, name: &str, at: Mark, first: &Source) {
         let message = format!("duplicate domain '{}' in config file", clip(name));
-        let hint = format!("{}; files of a domain can be merged", first_at(first));
+        let hint = format!(
+            "{}; files of a domain can be merged (--merge-domains)",
+            first_at(first)
+        );
         self.problem(at, message, Some(hint));
     }
 

@@ -17,7 +17,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::boolean;
+use super::{boolean, secrets};
 use crate::config::yaml::{self, Mark, Node, Value};
 
 /// Flags that are not settings.
@@ -203,7 +203,10 @@ pub(crate) fn check(argument: &Arg, value: &str) -> Result<(), String> {
     };
     let command = Command::new("check").no_binary_name(true).arg(alone);
     let parsed = command.try_get_matches_from([format!("{name}={value}")]);
-    parsed.map(|_| ()).map_err(|error| in_a_line(&error))
+    let flag = argument.get_long().unwrap_or_default();
+    parsed
+        .map(|_| ())
+        .map_err(|error| in_a_line(&secrets::without(error, Some(flag))))
 }
 
 /// What is wrong with a value, without the name of the flag and advice.

@@ -1,5 +1,7 @@
 //! Settings as they may be shown: passwords and the like are masked.
 
+use clap::error::{ContextKind, ContextValue};
+
 const MASK: &str = "***";
 
 /// Words in the name of a setting that is a secret as a whole.
@@ -15,7 +17,7 @@ pub(crate) fn masked(name: &str, value: &str) -> String {
     if words.any(|word| SECRET.contains(&word)) && !value.is_empty() {
         return MASK.to_owned();
     }
-    if name.ends_with("headers") && value.contains([':', '=']) {
+    if name.ends_with("headers") && name != "limit_headers" && !value.is_empty() {
         let headers: Vec<String> = value.split(',').map(header).collect();
         return headers.join(",");
     }
@@ -26,6 +28,23 @@ pub(crate) fn masked(name: &str, value: &str) -> String {
         return address(value);
     }
     value.to_owned()
+}
+
+/// A mistake in the setting `name`, or in the one that `error` is about, as it
+/// may be shown.
+pub(crate) fn without(mut error: clap::Error, name: Option<&str>) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    let flag = argument.trim_start_matches('-').split([' ', '[', '=']);
+    let name = name.or(flag.into_iter().next()).unwrap_or_default();
+    if let Some(value) = text(ContextKind::InvalidValue) {
+        let shown = ContextValue::String(masked(name, &value));
+        error.insert(ContextKind::InvalidValue, shown);
+    }
+    error
 }
 
 /// A header's name stays.
@@ -43,6 +62,12 @@ fn address(text: &str) -> String {
         None => (String::new(), text),
     };
     let (rest, query) = match rest.split_once('?') {
+        // A password with a `?` that should have been escaped.
+        Some((login, query))
+            if !login.contains('@') && query.contains('@') && parameter(query) == query =>
+        {
+            (rest, None)
+        }
         Some((rest, query)) => (rest, Some(query)),
         None => (rest, None),
     };
@@ -99,6 +124,12 @@ mod tests {
                 "redis-sentinel://u:p@a:1,b:2/m?sentinel_password=p",
                 "redis-sentinel://u:***@a:1,b:2/m?sentinel_password=***",
             ),
+            ("store", "redis://u:ge?heim@host", "redis://u:***@host"),
+            (
+                "store",
+                "redis://host?password=ge@heim",
+                "redis://host?password=***",
+            ),
             ("redis-url", "host:6379", "host:6379"),
             ("redis-url", "u:p@host:6379", "u:***@host:6379"),
             ("redis-url", "mymaster,a:1,b:2", "mymaster,a:1,b:2"),
@@ -112,6 +143,8 @@ mod tests {
                 "authorization:x",
                 "authorization:***",
             ),
+            ("xds-headers", "geheim", "***"),
+            ("xds-headers", "", ""),
             (
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "http://u:p@collector:4317",

@@ -73,7 +73,9 @@ impl Given {
     pub(crate) fn read(command: &Command, arguments: &[OsString]) -> Result<Self, clap::Error> {
         let variables = variables(command);
         let mut plain = without_empty_variables(command.clone());
-        let matches = plain.try_get_matches_from_mut(arguments)?;
+        let matches = plain
+            .try_get_matches_from_mut(arguments)
+            .map_err(|error| secrets::without(error, None))?;
         let serve = matches.subcommand_matches(SERVE);
         let path = serve.and_then(|serve| serve.get_one::<PathBuf>("config"));
         let (Some(path), Some(flags)) = (path, plain.find_subcommand(SERVE)) else {
@@ -89,7 +91,9 @@ impl Given {
         let command = without_empty_variables(command.clone());
         let mut command = command.mut_subcommand(SERVE, |serve| file.apply(serve));
         Ok(Self {
-            matches: command.try_get_matches_from_mut(arguments)?,
+            matches: command
+                .try_get_matches_from_mut(arguments)
+                .map_err(|error| secrets::without(error, None))?,
             command,
             file: Some(file),
             variables,

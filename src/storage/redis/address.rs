@@ -137,6 +137,9 @@ pub enum AddressError {
     /// Something after `?` that means nothing.
     #[error("there is no setting {0:?}")]
     Setting(String),
+    /// What follows a `?` is neither settings nor may be shown.
+    #[error("a `?` in a user or a password is written %3F")]
+    QuestionMark,
     /// Escaped bytes that are no text.
     #[error("the user, the password or the path is not UTF-8")]
     NotText,
@@ -160,6 +163,15 @@ struct Parts<'a> {
     settings: HashMap<&'a str, &'a str>,
 }
 
+/// What may follow a `?`.
+const SETTINGS: [&str; 6] = [
+    "user",
+    "username",
+    "password",
+    "db",
+    "sentinel_user",
+    "sentinel_password",
+];
 const PORT: u16 = 6_379;
 const SENTINEL_PORT: u16 = 26_379;
 
@@ -343,6 +355,13 @@ fn set_login(login: &mut Login, name: &str, value: &str) -> Result<(), AddressEr
 
 fn parts(rest: &str) -> Result<Parts<'_>, AddressError> {
     let (rest, settings) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_setting = |(name, _)| SETTINGS.contains(&name);
+    if !rest.contains('@')
+        && settings.contains('@')
+        && !pairs(settings).next().is_some_and(is_setting)
+    {
+        return Err(AddressError::QuestionMark);
+    }
     // A password may hold a slash, hosts do not.
     let (userinfo, rest) = match rest.rsplit_once('@') {
         Some((userinfo, rest)) => (Some(userinfo), rest),

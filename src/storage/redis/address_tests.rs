@@ -101,6 +101,8 @@ fn what_is_wrong_is_named() {
         ("redis://h/one", "\"one\" is no number"),
         ("redis://h/-1", "\"-1\" is no number"),
         ("redis://h?ttl=1", "no setting \"ttl\""),
+        ("redis://u:p?q@h", "written %3F"),
+        ("redis-cluster://u:p?q=1@h:1", "written %3F"),
         ("redis://%ff@h", "not UTF-8"),
         ("redis-sentinel://a:1", "name of the primary is missing"),
         ("redis-sentinel://a:1/", "name of the primary is missing"),
