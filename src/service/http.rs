@@ -33,6 +33,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, SemaphorePermit, watch},
@@ -44,7 +45,7 @@ use super::{
     grpc::{Api, ApiError, JsonError},
     health::Readiness,
     limits::Limits,
-    listener::{Listener, Seat, Table},
+    listener::{Listener, SEND_BUFFER, Seat, Table},
     page::Page,
     patient_io::PatientIo,
     spans,
@@ -127,6 +128,11 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
+                // Of an answer that nobody reads the system holds as much.
+                if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
+                    tracing::debug!(%error, "a connection ended early");
+                    continue;
+                }
                 let closing = closing.clone();
                 connections.spawn(begin(
                     stream,

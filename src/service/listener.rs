@@ -31,7 +31,7 @@ use super::turns_true;
 const BACKLOG: i32 = 1_024;
 /// Bytes of answers that the kernel holds for a client: left to itself it
 /// takes megabytes, for which calls have been decided that nobody reads.
-const SEND_BUFFER: usize = 64 * 1024;
+pub(super) const SEND_BUFFER: usize = 64 * 1024;
 /// Connections that have lost their place and are not gone yet, before there
 /// is room for another: a rush of clients must not cost more than all places.
 const MOST_LEAVING: usize = 32;

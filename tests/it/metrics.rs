@@ -18,6 +18,7 @@ use ratekeeper::{
     },
 };
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 use super::{
     process::{Server, http},
@@ -307,21 +308,25 @@ fn a_profile_is_in_pprofs_format() {
 
 #[test]
 fn who_does_not_read_an_answer_is_closed() {
-    // More than what systems hold between the two.
+    // More than what the system holds between the two.
     let mut rules = "domain: d\ndescriptors:\n".to_owned();
-    for rule in 0..100_000 {
+    for rule in 0..20_000 {
         rules += &format!(
             "- {{key: k, value: v{rule}, rate_limit: {{unit: day, requests_per_unit: 1}}}}\n"
         );
     }
-    let server = Server::start(&rules, &["--call-timeout", "2s"]);
-    let mut readers: Vec<TcpStream> = (0..3)
-        .map(|_| TcpStream::connect(server.http).unwrap())
-        .collect();
-    for reader in &mut readers {
+    let server = Server::start(&rules, &["--call-timeout", "6s"]);
+    let mut readers = vec![];
+    for _ in 0..3 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket.connect(&server.http.into()).unwrap();
+        let mut reader = TcpStream::from(socket);
         write!(reader, "GET /rules HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
-        // It has begun to answer.
-        reader.read_exact(&mut [0]).unwrap();
+        let mut begins = [0; 15];
+        reader.read_exact(&mut begins).unwrap();
+        assert_eq!(&begins, b"HTTP/1.1 200 OK");
+        readers.push(reader);
     }
     wait_until("only we are connected", || {
         let told = text(server.http, "/metrics");
