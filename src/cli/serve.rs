@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Write as _},
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -100,6 +101,7 @@ async fn serve(
             _ = signals.recv() => return Ok(ExitCode::SUCCESS),
         }
     }
+    are_apart(arguments, &sink)?;
     let grpc = match arguments.grpc_address() {
         GrpcAddress::Tcp(address) => Listener::tcp(address)
             .with_context(|| format!("cannot listen for gRPC on {address}"))?,
@@ -136,6 +138,45 @@ async fn serve(
         Ended::AtOnce => tracing::warn!("ended at once by a second signal"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Two listeners on one port would each get some of the connections: ports are
+/// shared, so that a process can take another's place.
+///
+/// # Errors
+/// Two of this process have the same port.
+fn are_apart(arguments: &Serve, sink: &Sink) -> anyhow::Result<()> {
+    let grpc = match arguments.grpc_address() {
+        GrpcAddress::Tcp(address) => Some(address),
+        GrpcAddress::Unix(_) => None,
+    };
+    let prometheus = match sink {
+        Sink::Prometheus { address, .. } => Some(*address),
+        Sink::None | Sink::Statsd(_) => None,
+    };
+    let all = [
+        ("gRPC", grpc),
+        ("HTTP", Some(arguments.http_address())),
+        ("debugging", arguments.debug_address()),
+        ("Prometheus", prometheus),
+    ];
+    let all = all
+        .into_iter()
+        .filter_map(|(name, address)| Some((name, address?)));
+    let all: Vec<_> = all.filter(|(_, address)| address.port() != 0).collect();
+    for (place, (name, address)) in all.iter().enumerate() {
+        let meets = |(_, other): &&(&str, SocketAddr)| {
+            let any = address.ip().is_unspecified() || other.ip().is_unspecified();
+            address.port() == other.port() && (any || address.ip() == other.ip())
+        };
+        if let Some((other, _)) = all[..place].iter().find(meets) {
+            anyhow::bail!(
+                "{name} and {other} cannot both listen on port {}",
+                address.port()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Adds the listeners and whatever else tells how the process is.

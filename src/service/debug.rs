@@ -45,7 +45,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 const PATHS: &str = "\
 /debug/pprof/profile: CPU profiling endpoint
-/log-level: from which level on is logged; POST debug, info, warn or error to change it
+/log-level: from which level on is logged; POST trace, debug, info, warn or error to change it
 /rlconfig: print out the currently loaded configuration for debugging
 /stats: print out stats
 ";

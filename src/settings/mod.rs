@@ -222,22 +222,22 @@ struct Decide {
 #[command(next_help_heading = "Bounds: what a client may cost")]
 struct BoundFlags {
     /// Descriptors of a request
-    #[arg(long, env = "RATEKEEPER_MAX_DESCRIPTORS", value_name = "N", default_value_t = Bounds::default().max_descriptors)]
+    #[arg(long, env = "RATEKEEPER_MAX_DESCRIPTORS", value_name = "N", default_value_t = Bounds::default().max_descriptors, value_parser = at_least_one)]
     max_descriptors: usize,
     /// Entries of a descriptor
-    #[arg(long, env = "RATEKEEPER_MAX_ENTRIES", value_name = "N", default_value_t = Bounds::default().max_entries)]
+    #[arg(long, env = "RATEKEEPER_MAX_ENTRIES", value_name = "N", default_value_t = Bounds::default().max_entries, value_parser = at_least_one)]
     max_entries: usize,
     /// Bytes of a key, a value or a domain
-    #[arg(long, env = "RATEKEEPER_MAX_ENTRY_BYTES", value_name = "BYTES", default_value_t = Bounds::default().max_entry_bytes)]
+    #[arg(long, env = "RATEKEEPER_MAX_ENTRY_BYTES", value_name = "BYTES", default_value_t = Bounds::default().max_entry_bytes, value_parser = at_least_one)]
     max_entry_bytes: usize,
     /// Bytes of a message
-    #[arg(long, env = "RATEKEEPER_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_message_bytes)]
+    #[arg(long, env = "RATEKEEPER_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_message_bytes, value_parser = at_least_one)]
     max_message_bytes: usize,
     /// Bytes of unfinished messages, all connections together
-    #[arg(long, env = "RATEKEEPER_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_buffered_bytes)]
+    #[arg(long, env = "RATEKEEPER_MAX_BUFFERED_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_buffered_bytes, value_parser = at_least_one)]
     max_buffered_bytes: usize,
     /// Bytes of a call's headers
-    #[arg(long, env = "RATEKEEPER_MAX_HEADER_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_header_bytes)]
+    #[arg(long, env = "RATEKEEPER_MAX_HEADER_BYTES", value_name = "BYTES", default_value_t = Limits::default().max_header_bytes, value_parser = clap::value_parser!(u32).range(1..))]
     max_header_bytes: u32,
     /// Connections of each listener. For one more, the one with the fewest calls answered (by order
     /// of magnitude) is closed, of several the longest idle
@@ -245,7 +245,7 @@ struct BoundFlags {
           value_parser = at_least_one)]
     max_connections: usize,
     /// Calls at once on a connection. Proxies send up to 1,024 before they know this bound
-    #[arg(long, env = "RATEKEEPER_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = Limits::default().max_concurrent_streams)]
+    #[arg(long, env = "RATEKEEPER_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = Limits::default().max_concurrent_streams, value_parser = clap::value_parser!(u32).range(1..))]
     max_concurrent_streams: u32,
     /// From the connection to its HTTP/2 preface, TLS included; over HTTP/1 to the end of TLS, and
     /// again to a request's head

@@ -350,7 +350,12 @@ fn settings_that_make_no_sense_are_refused() {
             &[("BACKEND_TYPE", "redis"), ("REDIS_TYPE", "ring")],
             "REDIS_TYPE cannot be \"ring\"",
         ),
-        (&["--store", "redis://h:x"], &[], "\"x\" is no port"),
+        (&["--store", "redis://h:x"], &[], "is no port"),
+        (
+            &["--debug-addr", "127.0.0.1:1", "--use-prometheus"],
+            &[("PROMETHEUS_ADDR", ":1")],
+            "Prometheus and debugging cannot both listen on port 1",
+        ),
         (
             &["--store", "rediss://h", "--redis-tls-cacert", "/nowhere"],
             &[],

@@ -116,15 +116,15 @@ pub enum AddressError {
     /// No host, or nothing but a port.
     #[error("a host is missing")]
     NoHost,
-    /// The part after a host's colon.
-    #[error("{0:?} is no port")]
-    Port(String),
+    /// The part after a host's colon; not repeated, it may be a password.
+    #[error("what follows a host's colon is no port")]
+    Port,
     /// Several servers where there can be one only.
     #[error("there are several hosts: use redis-sentinel:// or redis-cluster://")]
     SeveralHosts,
     /// The part after the host.
-    #[error("{0:?} is no number of a database")]
-    Database(String),
+    #[error("what follows the host is no number of a database")]
+    Database,
     /// A sentinel address without a name.
     #[error("the name of the primary is missing, as in redis-sentinel://host:26379/mymaster")]
     NoMaster,
@@ -411,9 +411,7 @@ fn place(text: &str, tls: bool, default_port: u16) -> Result<Place, AddressError
         return Err(AddressError::NoHost);
     }
     let port = match port {
-        Some(port) => port
-            .parse()
-            .map_err(|_| AddressError::Port(port.to_owned()))?,
+        Some(port) => port.parse().map_err(|_| AddressError::Port)?,
         None => default_port,
     };
     let host = host.to_owned();
@@ -423,7 +421,7 @@ fn place(text: &str, tls: bool, default_port: u16) -> Result<Place, AddressError
 fn database(text: &str) -> Result<i64, AddressError> {
     match text.parse() {
         Ok(number) if number >= 0 => Ok(number),
-        _ => Err(AddressError::Database(text.to_owned())),
+        _ => Err(AddressError::Database),
     }
 }
 

@@ -173,6 +173,7 @@ impl Lane {
     /// Serves until the lane is closed.
     pub(super) async fn run(self: Arc<Self>, connector: Connector) {
         let mut first_seen = FirstSeen::default();
+        let mut was_lost = false;
         loop {
             let Some(mut connection) = self.connect(&connector).await else {
                 return;
@@ -189,10 +190,15 @@ impl Lane {
             let scripts = timeout(self.config.deadline, learns).await;
             let scripts = scripts.unwrap_or_default();
             self.enter(Condition::Up);
+            if was_lost {
+                let store = self.error("").store;
+                tracing::info!(%store, "a store connection is back");
+            }
             match self.serve(&mut connection, &scripts, &mut first_seen).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(store = %error.store, reason = %error.reason, "lost a store connection");
+                    was_lost = true;
                     self.enter(Condition::Connecting);
                     self.count(|counts| add_one(&counts.disconnects));
                     self.report_trouble();
