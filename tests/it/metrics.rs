@@ -173,6 +173,33 @@ descriptors:
     }
 }
 
+/// Of the shipped policies: the share that is refused, how much of a limit is
+/// used, and an address that is seen with too many teams.
+#[test]
+fn policies_are_told() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/providers/p4.yaml");
+    let server = Server::start(&std::fs::read_to_string(path).unwrap(), &[]);
+    for resend in 1..=25 {
+        let status = ask(&server, "p4", &["team=a", "action=resend"]);
+        assert_eq!(status == 429, resend > 20, "{resend}");
+    }
+    for team in 1..=12 {
+        let team = format!("team={team}");
+        assert_eq!(ask(&server, "p4", &["ip=10.0.0.1", &team]), 200);
+    }
+    let resend = r#"domain="p4",rule="team.action_resend""#;
+    let teams = r#"domain="p4",rule="ip.team""#;
+    assert_lines(
+        &text(server.http, "/metrics"),
+        &[
+            &format!(r#"ratekeeper_decisions_total{{{resend},outcome="ok"}} 20"#),
+            &format!(r#"ratekeeper_decisions_total{{{resend},outcome="over_limit"}} 5"#),
+            &format!("ratekeeper_rule_utilization_ratio{{{resend}}} 1"),
+            &format!(r#"ratekeeper_hits_total{{{teams},kind="flagged"}} 2"#),
+        ],
+    );
+}
+
 #[test]
 fn every_metric_of_the_catalogue_is_told_and_no_other() {
     let redis = Redis::plain();
