@@ -68,18 +68,21 @@ impl Rulebook {
     /// From now on it goes by `rules`; counters stay.
     pub fn adopt(&self, rules: RuleSet) {
         let (domains, count) = (rules.domain_names().len(), rules.len());
-        if let Some(old) = self.limiter.set_rules(rules) {
-            self.old().push(old);
-            self.replaced.notify_one();
-        }
         let now = self.clock.now();
+        let mut old = None;
+        // Both at once: whoever goes by the new rules is told of them.
         self.loads.send_modify(|loads| {
+            old = self.limiter.set_rules(rules);
             loads.successes += 1;
             loads.trouble = None;
             loads.loaded_at = Some(now);
             loads.domains = domains;
             loads.rules = count;
         });
+        if let Some(old) = old {
+            self.old().push(old);
+            self.replaced.notify_one();
+        }
         tracing::info!(domains, "Successfully loaded new configuration");
     }
 
