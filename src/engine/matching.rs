@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(*rules.detail(tenant).value, *number.to_string());
             for (number, &user) in rules.detail(tenant).children.iter().enumerate() {
                 assert_eq!(*rules.detail(user).value, *number.to_string());
-                assert_eq!(rules.path(user), [tenant, user]);
+                assert_eq!(rules.path(user)[..], [tenant, user]);
             }
         }
     }

@@ -11,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
+
 use super::{
     algorithm::{Algorithm, Method},
     limit::{Limit, Quota},
@@ -393,8 +395,8 @@ impl RuleSet {
 
     /// The rules from the first level down to `id`.
     #[must_use]
-    pub fn path(&self, id: RuleId) -> Vec<RuleId> {
-        let mut path = vec![];
+    pub fn path(&self, id: RuleId) -> SmallVec<[RuleId; 8]> {
+        let mut path = SmallVec::new();
         let mut at = id;
         while self.detail(at).source.is_some() {
             path.push(at);

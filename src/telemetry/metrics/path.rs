@@ -1,8 +1,6 @@
 //! What a rule's series is called: one part for each level, joined by dots,
 //! as the reference names its statistics.
 
-use smallvec::SmallVec;
-
 use crate::engine::{
     descriptor::Entry,
     rules::{Detail, RuleId, RuleSet},
@@ -18,18 +16,15 @@ const MOST_LEVELS: usize = 32;
 /// Whether the name holds values of requests.
 pub(super) fn is_by_value(rules: &RuleSet, rule: RuleId) -> bool {
     rules.detail(rule).detailed_metric
-        || levels(rules, rule)
+        || rules
+            .path(rule)
             .iter()
             .any(|&level| shows_value(rules.detail(level)))
 }
 
 /// The name as the rule is written.
 pub(super) fn as_written(rules: &RuleSet, rule: RuleId, out: &mut String) {
-    for (number, level) in levels(rules, rule)
-        .into_iter()
-        .take(MOST_LEVELS)
-        .enumerate()
-    {
+    for (number, level) in rules.path(rule).into_iter().take(MOST_LEVELS).enumerate() {
         next(out, number);
         push(out, rules.rule(level).composite());
     }
@@ -38,7 +33,7 @@ pub(super) fn as_written(rules: &RuleSet, rule: RuleId, out: &mut String) {
 /// The name with the values of a request.
 pub(super) fn by_value(rules: &RuleSet, rule: RuleId, entries: &[Entry<'_>], out: &mut String) {
     let is_detailed = rules.detail(rule).detailed_metric;
-    let path = levels(rules, rule);
+    let path = rules.path(rule);
     let any_shared = path.iter().any(|&level| is_shared(rules.detail(level)));
     let levels = path.iter().zip(entries).take(MOST_LEVELS);
     for (number, (&level, entry)) in levels.enumerate() {
@@ -61,19 +56,6 @@ pub(super) fn of_override(entries: &[Entry<'_>], out: &mut String) {
         next(out, number);
         push_entry(out, entry.key, entry.value, false);
     }
-}
-
-/// The rules from the first level down; as [`RuleSet::path`], without its
-/// allocation.
-fn levels(rules: &RuleSet, rule: RuleId) -> SmallVec<[RuleId; 8]> {
-    let mut levels = SmallVec::new();
-    let mut at = rule;
-    while rules.detail(at).source.is_some() {
-        levels.push(at);
-        at = rules.rule(at).parent();
-    }
-    levels.reverse();
-    levels
 }
 
 fn next(out: &mut String, number: usize) {

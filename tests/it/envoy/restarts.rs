@@ -5,19 +5,9 @@ use serde_json::json;
 
 use super::{
     lab::{Lab, Setup, Tally, header, limit},
-    traffic::Traffic,
+    traffic::{RULES, Traffic},
 };
 use crate::support::TestApp;
-
-const RULES: &str = "
-domain: lab
-descriptors:
-  - key: user
-    rate_limit: {unit: year, requests_per_unit: 1000000}
-  - key: user
-    value: banned
-    rate_limit: {unit: year, requests_per_unit: 0}
-";
 
 async fn lab() -> anyhow::Result<Lab> {
     let setup = Setup {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     lab::{Lab, Setup, header, limit},
-    traffic::Traffic,
+    traffic::{RULES, Traffic},
 };
 use crate::{
     pki::{Authority, Secret},
@@ -16,15 +16,6 @@ use crate::{
     tls::peer::Caller,
 };
 
-const RULES: &str = "
-domain: lab
-descriptors:
-  - key: user
-    rate_limit: {unit: year, requests_per_unit: 1000000}
-  - key: user
-    value: banned
-    rate_limit: {unit: year, requests_per_unit: 0}
-";
 const SERVICE: &str = "ratekeeper.mesh.example";
 const ENVOY: &str = "envoy.mesh.example";
 

@@ -11,6 +11,17 @@ use tokio::task::JoinSet;
 use super::lab::{Lab, Tally};
 use crate::support::{Client, wait_for};
 
+/// What they go by: any user but one passes.
+pub(super) const RULES: &str = "
+domain: lab
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 1000000}
+  - key: user
+    value: banned
+    rate_limit: {unit: year, requests_per_unit: 0}
+";
+
 /// Requests that go on until they are stopped.
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
